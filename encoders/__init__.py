@@ -1,0 +1,72 @@
+"""Pretrained encoders: media tensors -> features. Imports nothing else of FrameBank.
+
+Adding one: a class with the attributes of :class:`encoders.protocols.Encoder` in a file of its own, and a
+line in ``ENCODERS``; the contract test over the table covers it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from encoders.errors import EncoderError
+
+if TYPE_CHECKING:
+    from encoders.protocols import Encoder, TextEncoder
+
+# name -> "module:Class", imported only when asked for, so that --help loads no torch.
+ENCODERS = {
+    "efficientnet-lite0": "encoders.efficientnet:EfficientNetLite0",
+    "minilm": "encoders.minilm:MiniLM",
+    "clip": "encoders.clip:Clip",
+    "joints": "encoders.joints:Joints",
+    "imu": "encoders.imu:IMU",
+}
+
+
+def load_encoder(
+    name: str, weights: str | None = None, device: str = "cpu", modality: str | None = None, **options: Any
+) -> Encoder | TextEncoder:
+    """Make an encoder; its weights are read at the first ``encode``, so that describing it stays cheap.
+
+    Args:
+        name: A key of ``ENCODERS``.
+        weights: A local file or folder, a hub id, or ``random`` (tests only: the encoder's name then says
+            so); None takes the installed package's weights.
+        device: ``cpu``, ``cuda``, ``cuda:1``...
+        modality: What it will be fed; a camera view's suffix (``ir.ceiling``) is ignored.
+        **options: Further arguments of the encoder's class.
+
+    Raises:
+        EncoderError: Unknown name, modality or option, or weights that are not there.
+    """
+    if name not in ENCODERS:
+        import difflib
+
+        close = difflib.get_close_matches(name, ENCODERS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise EncoderError(
+            f"encoders: no encoder named {name!r}{hint}; there are: {', '.join(sorted(ENCODERS))}"
+        )
+    module, attribute = ENCODERS[name].split(":")
+    factory = getattr(import_module(module), attribute)
+    base = modality.split(".")[0] if modality else None
+    if base is not None and base not in factory.modalities:
+        raise EncoderError(
+            f"encoders: {name} does not encode {modality!r}; it takes: {', '.join(factory.modalities)}"
+        )
+    try:
+        return factory(weights=weights, device=device, modality=base, **options)
+    except TypeError as error:
+        raise EncoderError(f"encoders: {name}: {error}; see the arguments of {ENCODERS[name]}") from error
+
+
+def encoders_for(modality: str) -> list[str]:
+    """The names of the encoders that take a modality (``ir.ceiling`` counts as ``ir``)."""
+    base = modality.split(".")[0]
+    found = []
+    for name, target in ENCODERS.items():
+        module, attribute = target.split(":")
+        if base in getattr(import_module(module), attribute).modalities:
+            found.append(name)
+    return found

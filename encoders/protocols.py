@@ -1,0 +1,116 @@
+"""What an encoder is: the attributes that extraction reads, and the shapes that go in and come out.
+
+Shapes: B batch, T time, N tokens, D feature dim, C H W image, P persons, J joints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Field:
+    """A named output of an encoder, stored as its own array ``[frames, tokens, dim]``.
+
+    Attributes:
+        name: ``embedding`` (clip-level), ``cls`` (one token a frame), ``tokens`` (patch or joint
+            tokens a frame).
+        tokens: N, fixed.
+        dim: D, fixed.
+        per_clip: One ``(1, N, D)`` row a clip. Where the encoder works on single frames, extraction averages
+            over the clip's frames in float32.
+    """
+
+    name: str
+    tokens: int
+    dim: int
+    per_clip: bool = False
+
+
+@dataclass(frozen=True)
+class CropBox:
+    """A view's crop, relative to the frame (0..1), and whether it is mirrored left to right."""
+
+    top: float = 0.0
+    left: float = 0.0
+    height: float = 1.0
+    width: float = 1.0
+    flip: bool = False
+
+
+class Prepare(Protocol):
+    """The weightless part of preprocessing, run in the decode workers; it must pickle."""
+
+    def __call__(
+        self, values: np.ndarray, modality: str, crop: CropBox | None, times_seconds: np.ndarray
+    ) -> np.ndarray:
+        """One clip's media ``(T, ...)`` -> what ``encode`` takes, without the batch axis ``(T, ...)``."""
+        ...
+
+
+class Encoder(Protocol):
+    """Frozen network (or formula) that turns prepared media into features.
+
+    Attributes:
+        name: As in ``ENCODERS``, plus ``-random`` when the weights are.
+        revision: Raised by hand whenever the same configuration computes something else than before.
+        modalities: What it takes.
+        unit: ``frame``: frames are independent, and batches of ``(B, 1, ...)`` cross clip boundaries;
+            ``clip``: ``(B, T, ...)`` of clips with equal T.
+        sampling: The frames it wants by default: ``{"frames": 12}``, ``{"fps": 4.0, "max_frames": 64}`` or
+            ``{"frames": "all", "max_frames": 300}``.
+        fields: Everything it can write.
+        default_fields: What it writes unless asked otherwise.
+        space: JSON-able identity (name, revision, weights digest, preprocessing): equal spaces, equal
+            features.
+        tolerates_bf16: Whether precision ``auto`` may use bfloat16 autocast.
+    """
+
+    name: str
+    revision: int
+    modalities: tuple[str, ...]
+    unit: Literal["frame", "clip"]
+    sampling: Mapping[str, Any]
+    fields: Mapping[str, Field]
+    default_fields: tuple[str, ...]
+    tolerates_bf16: bool
+
+    @property
+    def space(self) -> dict[str, Any]:
+        """See the class."""
+        ...
+
+    def prepare(self) -> Prepare:
+        """The picklable, weightless preprocessing for the decode workers."""
+        ...
+
+    def encode(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``(B, T, ...)`` prepared media -> ``{field: (B, T or 1, N, D)}`` float32, on its device."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """Encoder of texts; each text's feature does not depend on its neighbours in the batch."""
+
+    name: str
+    revision: int
+    modalities: tuple[str, ...]
+    fields: Mapping[str, Field]
+    default_fields: tuple[str, ...]
+    tolerates_bf16: bool
+
+    @property
+    def space(self) -> dict[str, Any]:
+        """See :class:`Encoder`."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        """L texts -> ``(L, D)`` float32."""
+        ...
