@@ -53,7 +53,8 @@ def test_the_path_equals_each_strength_alone() -> None:
     rows, labels = problem(120, 30, 4)
     for strength, on_path in zip(STRENGTHS, fit_path(rows, labels, STRENGTHS), strict=True):
         alone = fit_logistic(rows, labels, strength)
-        np.testing.assert_allclose(on_path.scores(rows, 4), alone.scores(rows, 4), atol=0.02)
+        scores = alone.scores(rows, 4)
+        np.testing.assert_allclose(on_path.scores(rows, 4), scores, atol=3e-3 * np.abs(scores).max())
 
 
 def test_scores_do_not_depend_on_feature_scale_or_order_of_rows() -> None:
