@@ -43,8 +43,7 @@ def _imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module.split(".")[0])
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if match := re.fullmatch(r"(\w+)\.[\w.]+:\w+", node.value):
-                names.add(match[1])
+            names |= set(re.findall(r"^(\w+)\.[\w.]+:\w+$", node.value))
     return names
 
 
