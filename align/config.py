@@ -1,0 +1,129 @@
+"""What `python -m align` can be told: typed dataclasses that are its CLI and its YAML schema (no torch)."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass
+class ModalityConfig:
+    """How one modality enters; whatever is None is chosen from the feature set (the recipe shows the choice).
+
+    Args:
+        encoder: Feature set: an encoder's name, or name@fingerprint. None: the only one there is.
+        field: Field of that encoder. None: the only one, else embedding, cls or tokens, in that order.
+        reduce: What to load: `mean` or `cls` (one vector a clip), `resample:K` (K frames, order kept), `none`
+            (all frames). None: `resample:32` if clips have several frames, else `mean`.
+        head: Name in align.HEADS. None: `conv` for sequences, `attention` for many tokens, else `mlp`.
+        head_options: Options of that head (see its class), e.g. {"width": 256}.
+        standardise: Subtract the training mean and divide by the training deviation, per (token, dim)
+            (`token`), per dim (`dim`) or not at all (`none`). None: `token`.
+    """
+
+    encoder: str | None = None
+    field: str | None = None
+    reduce: str | None = None
+    head: str | None = None
+    head_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    standardise: Literal["token", "dim", "none"] | None = None
+
+
+@dataclass
+class TextConfig:
+    """Where a clip's texts come from when `text` is aligned.
+
+    Args:
+        source: `captions`, `labels` (texts of the clip's class: supervised), or None: captions if the dataset
+            has any, else labels.
+        prompt_set: Which label texts; None: all sets.
+    """
+
+    source: Literal["captions", "labels"] | None = None
+    prompt_set: str | None = None
+
+
+@dataclass
+class LossConfig:
+    """One term of the loss.
+
+    Args:
+        name: Name in align.LOSSES.
+        weight: Factor of this term.
+        pairs: Modality pairs of this term; None: those of --pairs.
+        options: Options of that loss (see its class), e.g. {"temperature": 0.1, "learn_temperature": true}.
+    """
+
+    name: str = "infonce"
+    weight: float = 1.0
+    pairs: str | list[str] | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass
+class AugmentConfig:
+    """Random changes of standardised features while training; 0 (or 1 for time_crop) switches one off.
+
+    Args:
+        frame_drop: Share of frames hidden from the head.
+        token_drop: Probability that a token (a joint, a patch) is set to its mean throughout a clip.
+        time_crop: Smallest share of the clip that a random window keeps; the same window in all modalities.
+        time_warp: Strength of a smooth random change of tempo, below 1; the same in all modalities.
+        noise: Standard deviation of white noise, in units of the features' own deviation.
+        scale: Each clip is multiplied by exp(scale x normal noise), per modality.
+    """
+
+    frame_drop: float = 0.0
+    token_drop: float = 0.1
+    time_crop: float = 0.8
+    time_warp: float = 0.2
+    noise: float = 0.1
+    scale: float = 0.0
+
+
+@dataclass
+class ValidationConfig:
+    """Which training clips are held out to watch the loss and to choose the epoch.
+
+    Args:
+        fraction: Share of the groups (or clips) held out; 0: none.
+        by: Column of `clips` whose values stay together (subject, setup, ...), `clip` for single clips, or
+            None: by subject if there are at least 5, else by clip.
+        min_clips: Below so many training clips nothing is held out unless `by` is given.
+    """
+
+    fraction: float = 0.1
+    by: str | None = None
+    min_clips: int = 400
+
+
+@dataclass
+class TrainConfig:
+    """The training loop.
+
+    Args:
+        epochs: Passes over the training clips.
+        batch: Clips a step, which are each other's negatives.
+        learning_rate: Peak of the schedule (AdamW).
+        weight_decay: AdamW's; biases, norms and the temperature have none.
+        warmup: Share of all steps with a linearly rising rate; then it falls along a cosine.
+        clip_norm: Largest norm of the gradient; 0: unbounded.
+        average: Decay per step of a moving average of the weights, which is then what is kept; 0: none.
+        select: `best` validation loss or `last` epoch; without held-out clips it is `last`.
+        patience: Stop after so many epochs without a better validation loss; 0: never.
+        device: `auto`, `cpu`, `cuda`, ...
+        precision: Of the heads' forward pass; `bf16` is autocast.
+        checkpoint_seconds: At least so long between two saved states; 0: each epoch.
+    """
+
+    epochs: int = 100
+    batch: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    clip_norm: float = 1.0
+    average: float = 0.0
+    select: Literal["best", "last"] = "best"
+    patience: int = 0
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_seconds: float = 5.0
