@@ -1,0 +1,186 @@
+"""The child side of decoding: reads and prepares one clip after another, and may be killed at any moment.
+
+Runs in its own process with nothing but a socket, a few shared buffers and its stderr. It holds no weights,
+no catalog and no open output file, so killing it loses exactly the clip that it was working on.
+"""
+
+import ctypes
+import faulthandler
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from extract.shared_buffer import SharedBuffer
+
+if TYPE_CHECKING:
+    from encoders.protocols import CropBox, Prepare
+    from extract.sampling import Sampling
+
+_PR_SET_PDEATHSIG = 1  # prctl(2): the signal that the kernel sends us when our parent dies
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """Everything a worker must know to turn one clip's media into prepared frames.
+
+    ``window`` is a view's relative time window (0..1 of the clip's span). ``prepare`` None stands for the one
+    sent with an earlier job (the pool sends it once per worker). ``thumbnail`` is the base path of the clip's
+    thumbnail files, or None for none.
+    """
+
+    index: int
+    path: str
+    reader: str
+    modality: str
+    sampling: "Sampling"
+    prepare: "Prepare | None"
+    options: dict[str, Any] = field(default_factory=dict)
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    crop: "CropBox | None" = None
+    window: tuple[float, float] | None = None
+    thumbnail: Path | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the worker answers besides the frames themselves, which lie in the slot's shared buffer."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    times_seconds: np.ndarray
+    read_seconds: float
+    prepare_seconds: float
+    declared_frames: int | None
+    decoded_frames: int | None
+    note: str | None = None
+
+
+def serve(socket_fd: int, slot_fds: list[int], parent: int) -> None:
+    """Answer jobs until the socket closes. Messages: ``stage``, ``done``, ``failed`` with the index."""
+    _die_with(parent)
+    connection = Connection(socket_fd)
+    slots = [SharedBuffer(fd) for fd in slot_fds]
+    prepare: Prepare | None = None
+    while True:
+        try:
+            job, slot = connection.recv()
+        except EOFError:
+            return
+        _forget_messages()
+        prepare = job.prepare or prepare
+        stages = _Stages(connection, job.index)
+        try:
+            report = _answer(job, prepare, slots[slot], stages)
+        except Exception as error:  # noqa: BLE001 - it goes to the failures ledger, with its type
+            connection.send(("failed", job.index, stages.current, f"{type(error).__name__}: {error}"))
+        else:
+            connection.send(("done", job.index, report))
+
+
+class _Stages:
+    """Tells the parent which stage begins, so that a crash or hang is recorded under the right one."""
+
+    def __init__(self, connection: Connection, index: int):
+        self._connection, self._index, self.current = connection, index, "start"
+
+    def enter(self, stage: str) -> float:
+        """Announce the stage; returns the clock at its start."""
+        self.current = stage
+        self._connection.send(("stage", self._index, stage))
+        return time.perf_counter()
+
+
+def _answer(job: DecodeJob, prepare: Any, slot: SharedBuffer, stages: _Stages) -> Report:
+    """Read, prepare and hand over one clip."""
+    stages.enter("start")
+    reader = _reader(job.reader)  # imports here, so that a missing decoder is this clip's failure
+    read_start = stages.enter("read")
+    start_seconds, end_seconds = _window(job, reader)
+    frames = reader.read(job.path, job.sampling, start_seconds, end_seconds, **job.options)
+    prepare_start = stages.enter("prepare")
+    values = prepare(frames.values, job.modality, job.crop, frames.times_seconds)
+    values = np.ascontiguousarray(values)
+    slot.write(values)
+    prepare_end = time.perf_counter()
+    note = _thumbnails(job, frames)
+    return Report(
+        values.shape,
+        values.dtype.str,
+        np.asarray(frames.times_seconds, np.float32),
+        prepare_start - read_start,
+        prepare_end - prepare_start,
+        frames.declared_frames,
+        frames.decoded_frames,
+        note,
+    )
+
+
+@lru_cache(maxsize=32)
+def _reader(name: str) -> Any:
+    """A reader of the table, or any other by ``module:Class``."""
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        return getattr(importlib.import_module(module), attribute)()
+    from extract.readers import load_reader
+
+    return load_reader(name)
+
+
+def _forget_messages() -> None:
+    """Empty stderr (a file that the parent reads when we die): native messages are kept per clip."""
+    os.lseek(2, 0, os.SEEK_SET)
+    os.ftruncate(2, 0)
+
+
+def _window(job: DecodeJob, reader: Any) -> tuple[float | None, float | None]:
+    """The clip's span, narrowed to the view's relative window; a missing end is asked of the file."""
+    start, end = job.start_seconds, job.end_seconds
+    if job.window is None or job.window == (0.0, 1.0):
+        return start, end
+    if end is None:
+        end = reader.probe(job.path, **job.options).duration_seconds
+    first = start or 0.0
+    return first + job.window[0] * (end - first), first + job.window[1] * (end - first)
+
+
+def _thumbnails(job: DecodeJob, frames: Any) -> str | None:
+    """Write the clip's thumbnail and strip from the frames at hand; a failure is a note, never fatal."""
+    if job.thumbnail is None:
+        return None
+    from extract.thumbnails import write_thumbnails
+
+    try:
+        write_thumbnails(job.thumbnail, job.modality, frames.values, job.path)
+    except Exception as error:  # noqa: BLE001 - a picture for reports must not cost a feature
+        return f"no thumbnail: {type(error).__name__}: {error}"
+    return None
+
+
+def _die_with(parent: int) -> None:
+    """Make the kernel kill this process when its parent goes, even inside a native call that hangs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it went before the request above took effect
+        os._exit(1)
+
+
+def main() -> None:
+    """Entry point of the child: argv[1] is JSON {socket, slots, parent}."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # stopping is the parent's decision
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash costs a clip, not gigabytes of core dump
+    faulthandler.enable()
+    given = json.loads(sys.argv[1])
+    serve(given["socket"], given["slots"], given["parent"])
