@@ -128,21 +128,32 @@ def read_heads(directory: Path, heads: Heads) -> dict[str, Statistics]:
     return standards
 
 
-def locate(checkpoint: str | os.PathLike[str], bank: str | os.PathLike[str]) -> Path:
+def locate(
+    checkpoint: str | os.PathLike[str], bank: str | os.PathLike[str], holding: str = HEADS_FILE
+) -> Path:
     """The directory that a path, ``run:<id>`` or ``latest`` stands for.
+
+    Args:
+        checkpoint: What was typed; an id may be cut short where it stays unique.
+        bank: Whose runs.
+        holding: ``latest`` is the last alignment begun whose directory holds this file.
 
     Raises:
         CheckpointError: If there is no such run.
     """
+    from store.bank import Bank
+
     name = os.fspath(checkpoint)
     if name != "latest" and not name.startswith("run:"):
         return Path(name)
-    runs = Path(bank) / "runs"
-    if name.startswith("run:"):
-        return runs / name.removeprefix("run:")
-    finished = [path.parent for path in runs.glob(f"*/{HEADS_FILE}")]
-    if not finished:
-        raise CheckpointError(
-            f"{runs}: no finished alignment there; python -m align --bank {os.fspath(bank)}"
-        )
-    return max(finished, key=lambda path: (path / HEADS_FILE).stat().st_mtime_ns)
+    query = "SELECT run_id, directory FROM runs WHERE command = 'align' ORDER BY started_at DESC"
+    runs = Bank.open(bank).sql(query).to_pylist()
+    places = {row["run_id"]: Path(bank) / "runs" / row["run_id"] for row in runs}
+    if name == "latest":
+        found = [path for path in places.values() if (path / holding).exists()][:1]
+    else:
+        found = [path for run_id, path in places.items() if run_id.startswith(name.removeprefix("run:"))]
+    if len(found) != 1:
+        what = "several runs match" if found else "no such alignment"
+        raise CheckpointError(f"{os.fspath(bank)}: {what}: {name}; alignments: {', '.join(places) or 'none'}")
+    return found[0]

@@ -127,3 +127,63 @@ class TrainConfig:
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_seconds: float = 5.0
+
+
+@dataclass
+class AlignConfig:
+    """Everything that decides what is trained on what; what is None is resolved from the bank.
+
+    Args:
+        dataset: Which dataset; may be left out if the bank has one.
+        modalities: Names with commas (skeleton,inertial,text), or in YAML name -> settings; the first is the
+            anchor. None: all that have features.
+        protocol: Split to train on; None: the only one, or cross-subject; `none`: all clips.
+        part: Part of the protocol.
+        where: SQL condition on the clips (columns of `clips`), e.g. "subject <> 'P001'".
+        views: Stored views to draw from, 0 .. views - 1.
+        missing: Clips that lack a modality: `mask` them out of its pairs, or `drop` them.
+        embedding: Dimensions of the shared space.
+        pairs: all, anchor, anchor:NAME, or FIRST-SECOND[=WEIGHT],...
+        losses: Terms of the loss; by default one infonce.
+        text: Where texts come from.
+        augment: Random changes of features while training.
+        validation: What is held out of the training part.
+        train: The loop.
+        seed: Of initialisation, order, draws, augmentation and dropout.
+    """
+
+    dataset: str | None = None
+    modalities: str | dict[str, ModalityConfig | None] | None = None
+    protocol: str | None = None
+    part: str = "train"
+    where: str | None = None
+    views: int = 1
+    missing: Literal["mask", "drop"] = "mask"
+    embedding: int = 256
+    pairs: str | list[str] = "all"
+    losses: list[LossConfig] = dataclasses.field(default_factory=lambda: [LossConfig()])
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    seed: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers: what checkpoints and `runs` keep."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "AlignConfig":
+        """Read back what :meth:`as_json` gave."""
+        modalities = values["modalities"]
+        if isinstance(modalities, dict):
+            modalities = {name: ModalityConfig(**(config or {})) for name, config in modalities.items()}
+        nested = {
+            "modalities": modalities,
+            "losses": [LossConfig(**loss) for loss in values["losses"]],
+            "text": TextConfig(**values["text"]),
+            "augment": AugmentConfig(**values["augment"]),
+            "validation": ValidationConfig(**values["validation"]),
+            "train": TrainConfig(**values["train"]),
+        }
+        return cls(**(values | nested))

@@ -78,6 +78,10 @@ class Heads(nn.Module):
             shape = {"tokens": spec.tokens, "dim": spec.dim, "embedding": embedding}
             self.heads[module_key(modality)] = build(HEADS, "head", spec.head, shape, spec.options)
 
+    def parameter_count(self, modality: str) -> int:
+        """How many numbers one modality's head learns."""
+        return sum(parameter.numel() for parameter in self.heads[module_key(modality)].parameters())
+
     def embed(self, modality: str, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, N, D), (B, T) -> (B, E) unit rows."""
         embedded: Tensor = self.heads[module_key(modality)](features, mask)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from align.config import AugmentConfig, TrainConfig
-from align.data import ClipData, Loader, sources
+from align.data import Batch, ClipData, Loader, sources
 from align.model import Heads, WeightedLosses
 from align.scores import pair_recall
 from store.errors import FrameBankError
@@ -141,7 +141,7 @@ class Trainer:
         rate = 0.0
         for step, batch in enumerate(self.loader.epoch(number), start=number * len(self.loader)):
             rate = self._set_rate(step)
-            total += self._step(batch)
+            total += self.step(batch)
         mean = total.item() / len(self.loader)
         if not math.isfinite(mean):
             raise TrainingError(f"align: the loss is {mean} in epoch {number}; lower --train.learning_rate")
@@ -154,7 +154,8 @@ class Trainer:
         row |= self._watch()
         return row | {"seconds": round(time.perf_counter() - began, 4)}
 
-    def _step(self, batch: Any) -> Tensor:
+    def step(self, batch: Batch) -> Tensor:
+        """One update of the weights by one batch; its loss."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             embeddings = self.heads(batch.features, batch.masks)
         loss = self.losses(embeddings, batch.present, batch.labels, batch.texts)

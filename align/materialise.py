@@ -1,0 +1,192 @@
+"""Bank selections -> clips with everything that training needs in memory; the catalog is left alone after."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from align.config import ModalityConfig, TextConfig
+from align.data import ClipData, Track, text_track, track
+from align.recipe import TEXT, ModalityRecipe, RecipeError, extract_command, resolve_modality, resolve_text
+
+if TYPE_CHECKING:
+    from store.bank import Bank
+    from store.selection import Selection
+
+COLUMNS = ("subject", "camera", "setup", "replication")
+MEMORY_SHARE = 0.8  # of the available memory that features may fill
+
+
+@dataclass
+class Scope:
+    """Which clips: the arguments that every selection shares."""
+
+    dataset: str
+    protocol: str | None = None
+    part: str | None = None
+    where: str | None = None
+    views: int = 1
+
+    def select(self, bank: "Bank", modality: str, config: ModalityConfig, view: int = 0) -> "Selection":
+        """The features of one modality and view."""
+        return bank.select(
+            self.dataset,
+            modality,
+            encoder=config.encoder,
+            field=config.field,
+            where=self.where,
+            view=view,
+            protocol=self.protocol,
+            part=self.part if self.protocol else None,
+        )
+
+
+@dataclass
+class Materialised:
+    """Clips in memory and what was decided on the way.
+
+    Args:
+        scope: Which clips were asked for.
+        data: They.
+        modalities: Name -> recipe, in order.
+        text_source: ``captions``, ``labels``, or None without text.
+    """
+
+    scope: Scope
+    data: ClipData
+    modalities: dict[str, ModalityRecipe]
+    text_source: str | None
+
+
+def materialise(
+    bank: "Bank",
+    scope: Scope,
+    modalities: Mapping[str, ModalityConfig],
+    text: TextConfig | None = None,
+    missing: str = "mask",
+) -> Materialised:
+    """Load all modalities of the clips in scope.
+
+    Args:
+        bank: The bank.
+        scope: Which clips.
+        modalities: Name -> how; ``text`` among them or not.
+        text: Where texts come from.
+        missing: ``mask``: keep clips with at least two modalities; ``drop``: only those with all.
+
+    Raises:
+        RecipeError: If fewer than two clips are left, texts are not encoded, or memory will not hold it.
+    """
+    selected = {
+        name: [scope.select(bank, name, config, view) for view in range(scope.views)]
+        for name, config in modalities.items()
+        if name != TEXT
+    }
+    recipes = {name: resolve_modality(name, modalities[name], views[0]) for name, views in selected.items()}
+    texts = (
+        _Texts(bank, scope.dataset, modalities[TEXT], text or TextConfig()) if TEXT in modalities else None
+    )
+    clips, labels, columns = _clips(bank, scope.dataset, selected)
+    present = [np.isin(clips.astype(str), views[0].items.astype(str)) for views in selected.values()]
+    if texts is not None:
+        recipes[TEXT] = texts.recipe
+        present.append(np.array([len(row) > 0 for row in texts.choices(clips, labels)]))
+    keep = np.sum(present, 0) >= (2 if missing == "mask" else len(present))
+    if keep.sum() < 2:
+        counts = ", ".join(f"{name} {int(has.sum())}" for name, has in zip(recipes, present, strict=True))
+        raise RecipeError(
+            f"{bank.path}: {int(keep.sum())} clips of {scope.dataset} have the modalities together "
+            f"({counts}); check --protocol, --part and --where, or extract more"
+        )
+    clips, labels = clips[keep], labels[keep]
+    tracks = {}
+    for name in modalities:
+        if name == TEXT and texts is not None:
+            tracks[name] = texts.track(clips, labels)
+        else:
+            tracks[name] = _media_track(name, selected[name], recipes[name], clips)
+    recipes = {name: recipes[name] for name in modalities}
+    data = ClipData(clips, labels, tracks, {name: values[keep] for name, values in columns.items()})
+    return Materialised(scope, data, recipes, texts.source if texts is not None else None)
+
+
+class _Texts:
+    """The encoded texts of a dataset: which ones each clip may draw, and their features."""
+
+    def __init__(self, bank: "Bank", dataset: str, config: ModalityConfig, text: TextConfig):
+        from store import TEXTS
+
+        self.source, self.ids = resolve_text(bank, dataset, text)
+        wanted = sorted({text_id for ids in self.ids.values() for text_id in ids})
+        selection = bank.select(TEXTS, TEXT, encoder=config.encoder, field=config.field, items=wanted)
+        if len(selection) < len(wanted):
+            raise RecipeError(
+                f"{bank.path}: {len(wanted) - len(selection)} of {len(wanted)} texts of {dataset} are not "
+                f"encoded; {extract_command(bank, dataset, TEXT)}"
+            )
+        self.recipe = resolve_modality(TEXT, config, selection)
+        self.selection = selection
+        self.place = {item: row for row, item in enumerate(selection.items)}
+
+    def choices(self, clips: np.ndarray, labels: np.ndarray) -> list[list[int]]:
+        """Rows of the texts of each clip."""
+        keys = clips if self.source == "captions" else labels.tolist()
+        return [[self.place[text_id] for text_id in self.ids.get(key, [])] for key in keys]
+
+    def track(self, clips: np.ndarray, labels: np.ndarray) -> Track:
+        """The texts as a track over these clips."""
+        features = self.selection.materialise(self.recipe.reduce)
+        return text_track(features.reshape(len(features), -1), self.choices(clips, labels))
+
+
+def _clips(
+    bank: "Bank", dataset: str, selected: Mapping[str, Sequence["Selection"]]
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """All clips that some modality has, in the order of the first; their labels and columns."""
+    clips = list(dict.fromkeys(item for views in selected.values() for item in views[0].items))
+    query = f"SELECT clip_id, label, {', '.join(COLUMNS)} FROM clips WHERE dataset = ?"
+    table = bank.sql(query, [dataset]).to_pydict()
+    place = {clip: row for row, clip in enumerate(table["clip_id"])}
+    rows = [place[clip] for clip in clips]
+    labels = np.array([-1 if table["label"][row] is None else table["label"][row] for row in rows], np.int64)
+    columns = {name: np.array([table[name][row] for row in rows], object) for name in COLUMNS}
+    return np.array(clips, object), labels, columns
+
+
+def _media_track(name: str, views: Sequence["Selection"], recipe: ModalityRecipe, clips: np.ndarray) -> Track:
+    _check_memory(name, views, recipe)
+    parts: list[Any] = [view.materialise(recipe.reduce) for view in views]
+    items = [item for view in views for item in view.items]
+    if recipe.reduce != "none":
+        return track(parts[0] if len(parts) == 1 else np.concatenate(parts), items, clips)
+    lengths = np.concatenate([np.diff(offsets) for _, offsets in parts])
+    values = parts[0][0] if len(parts) == 1 else np.concatenate([values for values, _ in parts])
+    return track(values, items, clips, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def _check_memory(name: str, views: Sequence["Selection"], recipe: ModalityRecipe) -> None:
+    frames = sum(
+        len(view) * int(recipe.reduce.partition(":")[2] or 1)
+        if recipe.reduce != "none"
+        else int(view.lengths.sum())
+        for view in views
+    )
+    need = frames * recipe.tokens * recipe.dim * (4 if recipe.reduce in ("mean", "cls") else 2)
+    if need > MEMORY_SHARE * available_bytes():
+        raise RecipeError(
+            f"{name}: {recipe.reduce} of {len(views[0])} clips takes {need / 1e9:.1f} GB, free are "
+            f"{available_bytes() / 1e9:.1f} GB; set its reduce to mean, cls or resample:K with a smaller K"
+        )
+
+
+def available_bytes() -> int:
+    """Memory that can be had without swapping (Linux: MemAvailable), else all that is installed."""
+    import os
+    from pathlib import Path
+
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,150 @@
+"""Clips in memory + configuration -> a trainer ready to run, and the record that config.json keeps of it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from align.checkpoint import FORMAT
+from align.config import AlignConfig
+from align.data import ClipData, split_groups
+from align.materialise import Materialised
+from align.model import Heads, HeadSpec, build_losses
+from align.recipe import RecipeError, supervision
+from align.standardise import Statistics, standardise
+from align.train import Trainer
+
+AUTO_GROUPS = 5  # with at least so many subjects, whole subjects are held out
+SINGLE_CLIPS = "clip"
+
+
+@dataclass
+class Prepared:
+    """Everything that training needs and leaves behind.
+
+    Args:
+        record: What config.json says.
+        trainer: Ready to run.
+        standards: Modality -> statistics by which its features were standardised.
+        rows: Columns of training_rows.parquet.
+    """
+
+    record: dict[str, Any]
+    trainer: Trainer
+    standards: dict[str, Statistics]
+    rows: dict[str, list[Any]]
+
+
+def prepare(config: AlignConfig, loaded: Materialised) -> Prepared:
+    """Split off the held-out clips, build heads and losses, standardise the features in place.
+
+    Raises:
+        RecipeError: If the clips cannot be grouped as asked.
+        OptionError: If a head or loss refuses its options.
+        PairError: If the pairs do not fit the modalities.
+    """
+    terms = [asdict(loss) | {"pairs": loss.pairs or config.pairs} for loss in config.losses]
+    torch.manual_seed(config.seed)
+    specs = {
+        name: HeadSpec(own.head, own.tokens, own.dim, own.head_options)
+        for name, own in loaded.modalities.items()
+    }
+    losses, heads = build_losses(terms, list(specs)), Heads(specs, config.embedding)
+    by, training, validation = hold_out(loaded.data, config)
+    per = {name: own.standardise for name, own in loaded.modalities.items()}
+    standards = standardise(loaded.data, training, per)
+    trainer = Trainer(
+        heads, losses, loaded.data, training, validation, config.train, config.augment, config.seed
+    )
+    rows = training_rows(loaded, validation)
+    record = {
+        "format": FORMAT,
+        "asked": config.as_json(),
+        "dataset": loaded.scope.dataset,
+        "protocol": loaded.scope.protocol,
+        "embedding": config.embedding,
+        "modalities": {name: own.as_json() for name, own in loaded.modalities.items()},
+        "parameters": {name: heads.parameter_count(name) for name in specs},
+        "losses": terms,
+        "text_source": loaded.text_source,
+        "supervision": supervision(loaded.text_source, config.losses),
+        "training": {
+            "part": loaded.scope.part,
+            "where": loaded.scope.where,
+            "views": loaded.scope.views,
+            "clips": len(training),
+            "held_out": len(validation),
+            "held_out_by": by,
+            "rows_sha256": rows_digest(rows),
+        },
+    }
+    return Prepared(record, trainer, standards, rows)
+
+
+def hold_out(data: ClipData, config: AlignConfig) -> tuple[str | None, np.ndarray, np.ndarray]:
+    """What clips are grouped by, and the indices of those to learn from and of those held out.
+
+    Raises:
+        RecipeError: If the column is unknown or has one value only.
+    """
+    rule, everything = config.validation, np.arange(len(data))
+    if not rule.fraction or (rule.by is None and len(data) < rule.min_clips):
+        return None, everything, everything[:0]
+    subjects = {value for value in data.columns.get("subject", ()) if value is not None}
+    by = rule.by or ("subject" if len(subjects) >= AUTO_GROUPS else SINGLE_CLIPS)
+    if by != SINGLE_CLIPS and by not in data.columns:
+        accepted = ", ".join([*data.columns, SINGLE_CLIPS])
+        raise RecipeError(f"--validation.by: {by!r} is no column of clips; accepted: {accepted}")
+    groups = data.clips if by == SINGLE_CLIPS else data.columns[by]
+    if len(set(groups)) < 2:
+        raise RecipeError(
+            f"--validation.by: all training clips have the same {by}; use {SINGLE_CLIPS}, "
+            "or --validation.fraction 0"
+        )
+    return by, *split_groups(groups, rule.fraction, config.seed)
+
+
+def training_rows(loaded: Materialised, validation: np.ndarray) -> dict[str, list[Any]]:
+    """Every clip that training sees, with its role: columns dataset, clip_id, role, label, subject."""
+    data = loaded.data
+    held = np.isin(np.arange(len(data)), validation)
+    return {
+        "dataset": [loaded.scope.dataset] * len(data),
+        "clip_id": data.clips.tolist(),
+        "role": np.where(held, "validation", "train").tolist(),
+        "label": data.labels.tolist(),
+        "subject": data.columns["subject"].tolist(),
+    }
+
+
+def rows_digest(rows: Mapping[str, list[Any]]) -> str:
+    """SHA-256 over the sorted (dataset, clip id, role)."""
+    lines = sorted("\t".join(row) for row in zip(rows["dataset"], rows["clip_id"], rows["role"], strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """The recipe for people: a line for the clips, one a modality, one a loss, one for what supervised it."""
+    training = record["training"]
+    split = f"{record['protocol']}/{training['part']}" if record["protocol"] else "all clips"
+    held = (
+        f", {training['held_out']} more held out by {training['held_out_by']}" if training["held_out"] else ""
+    )
+    lines = [f"align {record['dataset']} ({split}): {training['clips']} clips{held}"]
+    for name, own in record["modalities"].items():
+        what = record["text_source"] if name == "text" else own["reduce"]
+        options = "".join(f" {key}={value}" for key, value in own["head_options"].items())
+        size = record["parameters"][name]
+        lines.append(
+            f"  {name:<12} {own['feature_set']} {own['field']} ({own['items']}, {what}) "
+            f"-> {own['head']}{options}, {size:,} parameters -> {record['embedding']}"
+        )
+    for loss in record["losses"]:
+        options = "".join(f" {key}={value}" for key, value in loss["options"].items())
+        lines.append(f"  loss         {loss['weight']:g} x {loss['name']} over {loss['pairs']}{options}")
+    supervised = " and ".join(record["supervision"]) or "nothing but which features belong to one clip"
+    lines.append(f"  supervision  {supervised}")
+    return "\n".join(lines)

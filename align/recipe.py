@@ -1,0 +1,263 @@
+"""What was asked + what the bank has -> a recipe in which nothing is left open, which a checkpoint records.
+
+Nothing here reads features: only the catalog is asked, so a wrong name costs a second.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from align.config import LossConfig, ModalityConfig, TextConfig
+from store.errors import FrameBankError, UnknownNameError
+
+if TYPE_CHECKING:
+    from store.bank import Bank
+    from store.selection import Selection
+
+TEXT = "text"
+ORDER = ("rgb", "ir", "depth", "skeleton", "inertial", "audio", TEXT)  # the first one present is the anchor
+MOST_STEPS = 32  # frames that `resample` keeps of a clip when nothing else was asked
+ALL_CLIPS = "none"
+USUAL_PROTOCOL = "cross-subject"
+
+
+class RecipeError(FrameBankError, ValueError):
+    """The bank does not have what was asked; the message holds the command that adds it."""
+
+
+@dataclass
+class ModalityRecipe:
+    """One modality, everything resolved.
+
+    Args:
+        encoder: Its encoder.
+        feature_set: ``<encoder>@<fingerprint>``.
+        space_digest: Of the features' space.
+        field: Field read.
+        stored_shape: (tokens, dim) of that field.
+        reduce: What is materialised of it.
+        tokens: N that the head sees.
+        dim: D that the head sees.
+        head: Name in ``align.HEADS``.
+        head_options: Its options.
+        standardise: ``token``, ``dim`` or ``none``.
+        items: Clips (or texts) that have it.
+    """
+
+    encoder: str
+    feature_set: str
+    space_digest: str
+    field: str
+    stored_shape: tuple[int, int]
+    reduce: str
+    tokens: int
+    dim: int
+    head: str
+    head_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    standardise: str = "token"
+    items: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """As config.json keeps it."""
+        return asdict(self) | {"stored_shape": list(self.stored_shape)}
+
+
+def choose_dataset(bank: "Bank", asked: str | None) -> str:
+    """The dataset that was asked for, or the only one.
+
+    Raises:
+        UnknownNameError: If the bank lacks it.
+        RecipeError: If the bank has none, or several and none was asked for.
+    """
+    names = bank.datasets().column("name").to_pylist()
+    if not names:
+        raise RecipeError(
+            f"{bank.path}: no dataset in it; python -m extract --dataset NAME --bank {bank.path}"
+        )
+    if asked is None and len(names) > 1:
+        raise RecipeError(
+            f"{bank.path}: several datasets ({', '.join(sorted(names))}); say which: --dataset NAME"
+        )
+    if asked is not None and asked not in names:
+        raise UnknownNameError(str(bank.path), "dataset", asked, sorted(names))
+    return asked or names[0]
+
+
+def choose_protocol(bank: "Bank", dataset: str, asked: str | None) -> str | None:
+    """The protocol that was asked for, the only one, or ``cross-subject``; None means all clips.
+
+    Raises:
+        UnknownNameError: If the dataset lacks it.
+        RecipeError: If there are several and none is the usual one.
+    """
+    query = "SELECT DISTINCT protocol FROM splits WHERE dataset = ? ORDER BY 1"
+    names = bank.sql(query, [dataset]).column("protocol").to_pylist()
+    if asked == ALL_CLIPS or (asked is None and not names):
+        return None
+    if asked is not None and asked not in names:
+        raise UnknownNameError(dataset, "protocol", asked, [*names, ALL_CLIPS])
+    if asked is None and len(names) > 1 and USUAL_PROTOCOL not in names:
+        raise RecipeError(f"{dataset}: several protocols ({', '.join(names)}); say which: --protocol NAME")
+    return asked or (names[0] if len(names) == 1 else USUAL_PROTOCOL)
+
+
+def covered(bank: "Bank", dataset: str) -> list[str]:
+    """Modalities of a dataset with features in the bank, text included if any of its texts is encoded."""
+    sets = "SELECT DISTINCT modality FROM feature_sets JOIN features USING (set_id) WHERE dataset = ?"
+    found = bank.sql(sets, [dataset]).column("modality").to_pylist()
+    return sorted([*found, *([TEXT] if _has_texts(bank, dataset) else [])], key=_rank)
+
+
+def choose_modalities(
+    bank: "Bank", dataset: str, asked: str | Mapping[str, ModalityConfig | None] | None
+) -> dict[str, ModalityConfig]:
+    """The modalities that were asked for, or all that the bank covers.
+
+    Args:
+        bank: The bank.
+        dataset: Its dataset.
+        asked: ``"skeleton,inertial,text"`` or name -> configuration; the first one is the anchor.
+
+    Raises:
+        RecipeError: If fewer than two are left; the message holds the extract command to run.
+        UnknownNameError: If one has no features.
+    """
+    there = covered(bank, dataset)
+    if asked is None:
+        wanted: dict[str, ModalityConfig] = {name: ModalityConfig() for name in there}
+    elif isinstance(asked, str):
+        wanted = {name.strip(): ModalityConfig() for name in asked.split(",") if name.strip()}
+    else:
+        wanted = {name: config or ModalityConfig() for name, config in asked.items()}
+    for name in wanted:
+        if name not in there:
+            known = ", ".join(there) or "none"
+            raise RecipeError(
+                f"{bank.path}: no {name} features of {dataset} (modalities with features: {known}); "
+                + extract_command(bank, dataset, name)
+            )
+    if len(wanted) < 2:
+        raise RecipeError(
+            f"{bank.path}: aligning needs two modalities, {dataset} gives {', '.join(wanted) or 'none'}; "
+            + extract_command(bank, dataset, _next(bank, dataset, set(wanted)))
+        )
+    return wanted
+
+
+def extract_command(bank: "Bank", dataset: str, modality: str) -> str:
+    """What to run for features of a modality."""
+    return f"python -m extract --dataset {dataset} --modality {modality} --bank {bank.path}"
+
+
+def resolve_modality(name: str, config: ModalityConfig, selection: "Selection") -> ModalityRecipe:
+    """Decide what is still open about a modality, by the shape of its features."""
+    tokens, dim = selection.field.tokens, selection.field.dim
+    reduce = config.reduce or _reduce(selection.lengths.tolist(), tokens)
+    pooled = reduce in ("mean", "cls")
+    seen = 1 if pooled else tokens
+    steps = 1 if pooled else _steps(reduce)
+    head = config.head or _head(steps, seen)
+    options = dict(config.head_options)
+    if head in ("conv", "sequence") and steps > 1:
+        options.setdefault("steps", steps)
+    return ModalityRecipe(
+        encoder=selection.feature_set.partition("@")[0],
+        feature_set=selection.feature_set,
+        space_digest=selection.space_digest,
+        field=selection.field.name,
+        stored_shape=(tokens, dim),
+        reduce=reduce,
+        tokens=seen,
+        dim=dim,
+        head=head,
+        head_options=options,
+        standardise=config.standardise or ("none" if head == "identity" else "token"),
+        items=len(set(selection.items)),
+    )
+
+
+def resolve_text(
+    bank: "Bank", dataset: str, config: TextConfig
+) -> tuple[str, dict[str, list[str]] | dict[int, list[str]]]:
+    """Where texts come from, and the text ids of each clip id (captions) or label (label texts).
+
+    Raises:
+        RecipeError: If the dataset has no such texts.
+    """
+    captions = _grouped(
+        bank.sql(
+            "SELECT clip_id, text_id FROM captions WHERE dataset = ? ORDER BY ALL", [dataset]
+        ).to_pydict()
+    )
+    source = config.source or ("captions" if captions else "labels")
+    if source == "captions" and captions:
+        return source, captions
+    query = (
+        "SELECT label, text_id FROM label_texts WHERE dataset = ? AND prompt_set = coalesce(?, prompt_set)"
+    )
+    labels = _grouped(bank.sql(f"{query} ORDER BY ALL", [dataset, config.prompt_set]).to_pydict())
+    if source == "labels" and labels:
+        return source, labels
+    sets = bank.sql("SELECT DISTINCT prompt_set FROM label_texts WHERE dataset = ?", [dataset])
+    names = ", ".join(sets.column("prompt_set").to_pylist()) or "none"
+    raise RecipeError(
+        f"{dataset}: no texts for --text.source {source}, --text.prompt_set {config.prompt_set}; "
+        f"it has {len(captions)} captioned clips and the prompt sets: {names}"
+    )
+
+
+def supervision(text_source: str | None, losses: list[LossConfig]) -> list[str]:
+    """What tells training more than which features belong together: captions, labels; for reports."""
+    labels = text_source == "labels" or any(
+        loss.options.get("same_label", "negative") != "negative" for loss in losses
+    )
+    return [*(["captions"] if text_source == "captions" else []), *(["labels"] if labels else [])]
+
+
+def _has_texts(bank: "Bank", dataset: str) -> bool:
+    query = """
+        SELECT count(*) AS n FROM features JOIN feature_sets USING (set_id)
+        WHERE modality = 'text' AND item_id IN (
+            SELECT text_id FROM captions WHERE dataset = $1 UNION ALL
+            SELECT text_id FROM label_texts WHERE dataset = $1)
+    """
+    return bool(bank.sql(query, [dataset]).column("n")[0].as_py())
+
+
+def _next(bank: "Bank", dataset: str, have: set[str]) -> str:
+    """The modality to suggest: one with media but no features, else text."""
+    media = bank.sql("SELECT DISTINCT modality FROM media WHERE dataset = ?", [dataset])
+    missing = sorted(set(media.column("modality").to_pylist()) - have, key=_rank)
+    return missing[0] if missing else TEXT
+
+
+def _rank(modality: str) -> tuple[int, str]:
+    base = modality.partition(".")[0]
+    return (ORDER.index(base) if base in ORDER else len(ORDER) - 1, modality)
+
+
+def _reduce(lengths: list[int], tokens: int) -> str:
+    if max(lengths, default=1) > 1:
+        return f"resample:{min(MOST_STEPS, max(2, round(statistics.median(lengths))))}"
+    return "mean" if tokens == 1 else "resample:1"
+
+
+def _steps(reduce: str) -> int:
+    """Frames after reducing; 2 stands for "several" where clips keep their own lengths."""
+    return int(reduce.partition(":")[2]) if reduce.startswith("resample:") else 2
+
+
+def _head(steps: int, tokens: int) -> str:
+    if steps > 1:
+        return "conv"
+    return "attention" if tokens > 1 else "mlp"
+
+
+def _grouped(columns: Mapping[str, list[Any]]) -> dict[Any, list[str]]:
+    keys, values = columns.values()
+    grouped: dict[Any, list[str]] = {}
+    for key, value in zip(keys, values, strict=True):
+        grouped.setdefault(key, []).append(value)
+    return grouped

@@ -1,0 +1,150 @@
+"""`python -m align` from what was typed to a finished checkpoint: resolve, load, train, record."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.config import AlignConfig
+from store.errors import FrameBankError
+
+if TYPE_CHECKING:
+    from align.materialise import Materialised
+    from align.prepare import Prepared
+    from store.bank import Bank
+
+
+class ResumeError(FrameBankError, ValueError):
+    """A run that cannot be continued, or not like this."""
+
+
+def align(bank: str = "bank", resume: str | None = None, **asked: Any) -> int:
+    """Train heads that map stored features of several modalities into one space of unit vectors.
+
+    Without options: aligns the modalities that the bank covers, and prints the recipe it resolved.
+
+    Args:
+        bank: The bank's directory.
+        resume: An interrupted run to continue under its own recipe: run:<id>, its directory, or `latest`.
+        asked: See AlignConfig.
+    """
+    from store.bank import Bank
+
+    config, opened = AlignConfig(**asked), Bank.open(bank)
+    print(train(opened, config) if resume is None else continue_run(opened, resume, config))
+    return 0
+
+
+def train(bank: "Bank", config: AlignConfig) -> Path:
+    """Train anew.
+
+    Returns:
+        The checkpoint's directory, which is that of the run in the bank.
+
+    Raises:
+        RecipeError: If the bank lacks what the config asks for.
+    """
+    from align.prepare import describe, prepare
+
+    prepared = prepare(config, load_clips(bank, config))
+    print(describe(prepared.record), file=sys.stderr)
+    return _recorded(bank, prepared)
+
+
+def continue_run(bank: "Bank", resume: str, config: AlignConfig | None = None) -> Path:
+    """Continue an interrupted run, from its last saved epoch and under its own recipe, as a new run.
+
+    Args:
+        bank: The bank.
+        resume: ``run:<id>``, a directory, or ``latest``.
+        config: What else was asked; refused where it is neither a default nor the run's own value.
+
+    Raises:
+        ResumeError: If options contradict, or the bank's clips or feature sets are not those of the start.
+        CheckpointError: If there is no such run, or it has no saved state.
+    """
+    from align.checkpoint import STATE_FILE, locate, read_config, read_state
+    from align.prepare import prepare
+
+    directory = locate(resume, bank.path, STATE_FILE)
+    before, state = read_config(directory), read_state(directory / STATE_FILE)
+    own = AlignConfig.from_json(before["asked"])
+    _refuse_contradictions(own, config or AlignConfig())
+    prepared = prepare(own, load_clips(bank, own))
+    for key in ("modalities", "training"):
+        _refuse_change(directory, key, before[key], prepared.record[key])
+    prepared.trainer.restore(state)
+    prepared.record["resumed_from"] = str(directory)
+    print(f"continuing {directory} after epoch {prepared.trainer.epoch}", file=sys.stderr)
+    finished = _recorded(bank, prepared)
+    (directory / STATE_FILE).unlink(missing_ok=True)
+    return finished
+
+
+def load_clips(bank: "Bank", config: AlignConfig) -> "Materialised":
+    """Resolve dataset, protocol and modalities, and bring their features into memory."""
+    from align.materialise import Scope, materialise
+    from align.recipe import choose_dataset, choose_modalities, choose_protocol
+
+    dataset = choose_dataset(bank, config.dataset)
+    protocol = choose_protocol(bank, dataset, config.protocol)
+    scope = Scope(dataset, protocol, config.part if protocol else None, config.where, config.views)
+    modalities = choose_modalities(bank, dataset, config.modalities)
+    return materialise(bank, scope, modalities, config.text, config.missing)
+
+
+def _recorded(bank: "Bank", prepared: "Prepared") -> Path:
+    """Train within a run of the bank: its files first, then the loop, then the heads and the metrics."""
+    from align.checkpoint import (
+        CONFIG_FILE,
+        CURVE_FILE,
+        STATE_FILE,
+        write_heads,
+        write_json,
+        write_rows,
+    )
+    from align.train import progress
+
+    record, trainer = prepared.record, prepared.trainer
+    with bank.record_run("align", record) as run:
+        directory = Path(run.directory)
+        write_json(directory / CONFIG_FILE, record)
+        write_rows(directory, prepared.rows)
+        run.used([own["feature_set"] for own in record["modalities"].values()])
+        trainer.state_path = directory / STATE_FILE
+        if trainer.epoch:
+            trainer.save()
+        curve = trainer.run(progress(trainer.config.epochs))
+        write_json(directory / CURVE_FILE, curve)
+        write_heads(directory, trainer.heads, prepared.standards)
+        _record_metrics(run, record, trainer, curve)
+        trainer.state_path.unlink(missing_ok=True)
+    return directory
+
+
+def _record_metrics(run: Any, record: Mapping[str, Any], trainer: Any, curve: list[dict[str, Any]]) -> None:
+    run.metric("align/train_loss", curve[-1]["train_loss"], n=record["training"]["clips"])
+    if "validation_loss" in curve[-1]:
+        loss, recall = trainer.evaluate()
+        run.metric("align/validation_loss", loss, n=record["training"]["held_out"])
+        run.metric("align/validation_recall_at_1", recall, n=record["training"]["held_out"])
+
+
+def _refuse_contradictions(own: AlignConfig, asked: AlignConfig) -> None:
+    mine, theirs, defaults = own.as_json(), asked.as_json(), AlignConfig().as_json()
+    for key, value in theirs.items():
+        if value not in (defaults[key], mine[key]):
+            raise ResumeError(
+                f"--resume: --{key} {value!r} is not what this run began with ({mine[key]!r}); leave it out, "
+                "or train anew without --resume"
+            )
+
+
+def _refuse_change(directory: Path, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        name = changed[0]
+        raise ResumeError(
+            f"{directory}: {key} {name} is {now.get(name)!r} now, was {before.get(name)!r} when this run "
+            "began; train anew without --resume"
+        )
