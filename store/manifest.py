@@ -18,6 +18,8 @@ from store.layout import SegmentError
 
 NAME = "manifest.parquet"
 METADATA_KEY = b"framebank"
+NAMED_ITEMS = 8  # clips that a message names before it only counts
+ALL_FRAMES = 2**63 - 1
 SCHEMA = pa.schema(
     [
         ("item_id", pa.string()),
@@ -98,8 +100,17 @@ def manifest_problems(table: pa.Table, frames: int) -> list[str]:
     return problems
 
 
-def items_between(table: pa.Table, first: int, last: int) -> list[str]:
-    """Item ids whose frames touch [first, last)."""
+def items_between(table: pa.Table, first: int = 0, last: int = ALL_FRAMES) -> list[tuple[str, int]]:
+    """(item_id, view) of the clips whose frames touch [first, last)."""
     start = table["first_frame"].to_numpy()
-    touched = (start < last) & (start + table["frames"].to_numpy() > first)
-    return table["item_id"].filter(pa.array(touched)).to_pylist()
+    touched = table.filter(pa.array((start < last) & (start + table["frames"].to_numpy() > first)))
+    return list(zip(touched["item_id"].to_pylist(), touched["view"].to_pylist(), strict=True))
+
+
+def name_items(items: list[tuple[str, int]] | None) -> str:
+    """Item ids for a message: the first few, and how many more."""
+    if items is None:
+        return "unknown, as the manifest cannot be read"
+    names = sorted({item for item, _ in items})
+    more = f" and {len(names) - NAMED_ITEMS} more" if len(names) > NAMED_ITEMS else ""
+    return ", ".join(names[:NAMED_ITEMS]) + more

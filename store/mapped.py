@@ -13,9 +13,8 @@ import pyarrow as pa
 
 from store.errors import FrameBankError
 from store.layout import CRC_BYTES, SHARD, CorruptError, Layout, SegmentError, crc32c, read_metadata
-from store.manifest import items_between, read_manifest
+from store.manifest import items_between, name_items, read_manifest
 
-NAMED_CLIPS = 8  # clips that an error names before it only counts
 HINT = "`python -m store check` names its clips, extracting again replaces them"
 
 
@@ -101,12 +100,10 @@ class Segment:
         first = chunk * self.layout.inner_frames
         last = min(first + self.layout.inner_frames, self.frames)
         try:
-            items = items_between(self.manifest(), first, last)
+            clips = name_items(items_between(self.manifest(), first, last))
         except SegmentError as error:
-            items = [f"unknown: {error}"]
-        more = f" and {len(items) - NAMED_CLIPS} more" if len(items) > NAMED_CLIPS else ""
-        named = ", ".join(items[:NAMED_CLIPS]) + more
-        return f"frames {first} to {last - 1} differ from their checksum (clips {named})"
+            clips = f"unknown: {error}"
+        return f"frames {first} to {last - 1} differ from their checksum (clips: {clips})"
 
     def read(self, first: int = 0, count: int | None = None) -> np.ndarray:
         """Verified copy (count, tokens, dim) of frames [first, first + count); all of them by default.

@@ -1,0 +1,99 @@
+"""The full check of a segment: every byte against its checksum, every label against its place."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+
+from store.layout import METADATA, SHARD, SegmentError
+from store.locks import WRITER_LOCK
+from store.manifest import NAME as MANIFEST
+from store.manifest import items_between, manifest_problems, name_items, read_manifest
+from store.mapped import Segment
+from store.spec import FeatureSpec, SpecError
+
+EXPECTED_FILES = {METADATA, MANIFEST, WRITER_LOCK, str(SHARD)}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a segment.
+
+    Attributes:
+        message: ``<path>: <what>``.
+        items: (item_id, view) whose features cannot be trusted; None if that cannot be told from the segment,
+            so that all clips which the catalog places there are meant.
+    """
+
+    message: str
+    items: list[tuple[str, int]] | None
+
+
+def segment_problems(path: Path) -> list[str]:
+    """Everything wrong with the segment at ``path``, one line each, naming its clips; empty if it is sound.
+
+    Reads every byte. Never raises for damage: missing, truncated, flipped, mislabelled and non-contiguous
+    segments are all reported.
+    """
+    return [problem.message for problem in inspect_segment(path)]
+
+
+def inspect_segment(path: Path) -> list[Problem]:
+    """As ``segment_problems``, with the clips as data."""
+    path = Path(path)
+    table, attributes, found = _manifest(path)
+    try:
+        segment = Segment(path)
+    except SegmentError as error:
+        items = None if table is None else items_between(table)
+        return [Problem(f"{error} (clips: {name_items(items)})", items), *found]
+    if table is not None:
+        found += [
+            Problem(f"{path / MANIFEST}: {line}", None) for line in manifest_problems(table, segment.frames)
+        ]
+    if attributes is not None and attributes != segment.attributes:
+        found.append(Problem(f"{path}: {MANIFEST} and {METADATA} describe different features", None))
+    labels = [Problem(f"{path}: mislabelled: {line}", None) for line in _label_problems(segment)]
+    return [*found, *labels, *_strays(path), *_damage(segment, table)]
+
+
+def _manifest(path: Path) -> tuple[pa.Table | None, dict[str, Any] | None, list[Problem]]:
+    try:
+        return *read_manifest(path), []
+    except SegmentError as error:
+        return None, None, [Problem(str(error), None)]
+
+
+def _damage(segment: Segment, table: pa.Table | None) -> Iterator[Problem]:
+    inner = segment.layout.inner_frames
+    for chunk in segment.damaged_chunks(np.arange(segment.layout.chunks)):
+        items = None if table is None else items_between(table, chunk * inner, (chunk + 1) * inner)
+        yield Problem(f"{segment.path}: {segment.describe_damage(chunk)}", items)
+
+
+def _label_problems(segment: Segment) -> Iterator[str]:
+    """Contradictions among attributes, geometry and the place .../<dataset>/<modality>/<set>/<field>/<id>."""
+    attributes, layout = segment.attributes, segment.layout
+    try:
+        field, feature_set = attributes["field"], FeatureSpec.from_json(attributes["spec"]).name
+        labels = (attributes["dataset"], attributes["modality"], feature_set, field["name"])
+        held = (field["tokens"], field["dim"], field["dtype"])
+    except (KeyError, TypeError, SpecError) as error:
+        yield f"attributes lack or garble {error}"
+        return
+    if held != (layout.tokens, layout.dim, layout.dtype):
+        yield f"its field is {held}, its array {(layout.tokens, layout.dim, layout.dtype)}"
+    place = tuple(unquote(part) for part in segment.path.absolute().parts[-5:-1])
+    if labels != place:
+        yield f"lies under {'/'.join(place)} and says that it is {'/'.join(map(str, labels))}"
+
+
+def _strays(path: Path) -> Iterator[Problem]:
+    """Files that do not belong: more shards would be data that no crc of ours covers."""
+    files = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()}
+    for name in sorted(files - EXPECTED_FILES):
+        yield Problem(f"{path}: unexpected file {name!r}", [])
