@@ -16,8 +16,9 @@ class ModalityConfig:
             (all frames). None: `resample:32` if clips have several frames, else `mean`.
         head: Name in align.HEADS. None: `conv` for sequences, `attention` for many tokens, else `mlp`.
         head_options: Options of that head (see its class), e.g. {"width": 256}.
-        standardise: Subtract the training mean and divide by the training deviation, per (token, dim)
-            (`token`), per dim (`dim`) or not at all (`none`). None: `token`.
+        standardise: Subtract the training mean and divide by the training deviation: per feature dim, shared
+            by the tokens of a frame (`dim`), per token and dim (`token`: beware of joints that hardly move:
+            it blows up their noise), or not at all (`none`). None: `dim`.
     """
 
     encoder: str | None = None
@@ -76,7 +77,7 @@ class AugmentConfig:
     token_drop: float = 0.1
     time_crop: float = 0.8
     time_warp: float = 0.2
-    noise: float = 0.1
+    noise: float = 0.0
     scale: float = 0.0
 
 

@@ -115,7 +115,7 @@ class _Texts:
     """The encoded texts of a dataset: which ones each clip may draw, and their features."""
 
     def __init__(self, bank: "Bank", dataset: str, config: ModalityConfig, text: TextConfig):
-        from store import TEXTS
+        from store.tables import TEXTS
 
         self.source, self.ids = resolve_text(bank, dataset, text)
         wanted = sorted({text_id for ids in self.ids.values() for text_id in ids})

@@ -42,7 +42,7 @@ class ModalityRecipe:
         dim: D that the head sees.
         head: Name in ``align.HEADS``.
         head_options: Its options.
-        standardise: ``token``, ``dim`` or ``none``.
+        standardise: ``dim``, ``token`` or ``none``.
         items: Clips (or texts) that have it.
     """
 
@@ -56,7 +56,7 @@ class ModalityRecipe:
     dim: int
     head: str
     head_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    standardise: str = "token"
+    standardise: str = "dim"
     items: int = 0
 
     def as_json(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def resolve_modality(name: str, config: ModalityConfig, selection: "Selection") 
         dim=dim,
         head=head,
         head_options=options,
-        standardise=config.standardise or ("none" if head == "identity" else "token"),
+        standardise=config.standardise or ("none" if head == "identity" else "dim"),
         items=len(set(selection.items)),
     )
 

@@ -22,13 +22,13 @@ class Statistics:
         return np.clip((features.astype(np.float32) - self.mean) / self.scale, -self.LIMIT, self.LIMIT)
 
 
-def statistics(features: np.ndarray, rows: np.ndarray, per: str = "token", chunk: int = 1024) -> Statistics:
+def statistics(features: np.ndarray, rows: np.ndarray, per: str = "dim", chunk: int = 1024) -> Statistics:
     """Mean and deviation of the given rows.
 
     Args:
         features: (R, ..., N, D).
         rows: Which rows: those of training clips only.
-        per: ``token``: each (token, dim) has its own; ``dim``: shared by the tokens; ``none``: 0 and 1.
+        per: ``dim``: shared by the tokens; ``token``: each (token, dim) has its own; ``none``: 0 and 1.
         chunk: Rows read at a time.
 
     Returns:
