@@ -24,7 +24,7 @@ class ExactDecoder:
     def __init__(self, path: Path, table: PacketTable):
         self._path, self._table = path, table
         self._container: Any = None
-        self._seek_works = table.by_timestamp
+        self._seek_works = table.seekable
         self._bad_packets: set[tuple[int | None, int | None]] = set()
 
     @property

@@ -117,9 +117,9 @@ def checked_file(path: str | Path) -> Path:
         MissingMediaError, UnreadableMediaError, DamagedMediaError: For what it is instead.
     """
     found = Path(path)
+    if found.is_dir():
+        raise MissingMediaError(path, "is a folder", "this reader needs a file")
     try:
-        if found.is_dir():
-            raise MissingMediaError(path, "is a folder", "this reader needs a file")
         size = found.stat().st_size
         with found.open("rb"):
             pass

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-# Containers whose index decord seeks by correctly (the tests hold it against sequential decoding).
+# Containers with an index that seeks land by (the tests hold every kind against sequential decoding).
 INDEXED_CONTAINERS = {"mov", "mp4", "matroska", "webm", "avi"}
 
 
@@ -25,7 +25,9 @@ class PacketTable:
             every packet has a different one, else its number.
         times_seconds: (n,) float64 ascending, the first is 0.
         key_frames: Ascending ``keys`` at which decoding can begin.
-        by_timestamp: ``keys`` are timestamps (else numbers, and only decoding from the beginning is sure).
+        by_timestamp: ``keys`` are timestamps (else numbers).
+        seekable: Decoding can begin at a key frame; else only at the beginning (MPEG streams, where packets
+            found after a seek carry other timestamps than before it).
         numbered: Frame numbers are safe to seek by (decord).
         declared: Frames that the header declares; those found where it declares none (Matroska, MPEG).
         fps: Average rate.
@@ -37,6 +39,7 @@ class PacketTable:
     times_seconds: np.ndarray
     key_frames: np.ndarray
     by_timestamp: bool
+    seekable: bool
     numbered: bool
     declared: int
     fps: float
@@ -64,11 +67,21 @@ def packet_table(container: Any, stream: Any) -> PacketTable:
         keys = np.arange(len(packets))
         times = keys / fps
         key_frames = keys[:1]
-    numbered = by_timestamp and _is_numbered(container, stream, packets)
+    seekable = by_timestamp and bool(INDEXED_CONTAINERS & set(container.format.name.split(",")))
+    numbered = seekable and _is_numbered(stream, packets)
     declared = stream.frames or len(packets)
     context = stream.codec_context
     return PacketTable(
-        keys, times, key_frames, by_timestamp, numbered, declared, fps, context.width, context.height
+        keys,
+        times,
+        key_frames,
+        by_timestamp,
+        seekable,
+        numbered,
+        declared,
+        fps,
+        context.width,
+        context.height,
     )
 
 
@@ -87,10 +100,9 @@ def _packets(container: Any, stream: Any) -> list[tuple[int | None, bool, bool]]
     return rows
 
 
-def _is_numbered(container: Any, stream: Any, packets: list[tuple[Any, bool, bool]]) -> bool:
-    indexed = INDEXED_CONTAINERS & set(container.format.name.split(","))
+def _is_numbered(stream: Any, packets: list[tuple[Any, bool, bool]]) -> bool:
     whole = stream.frames in (0, len(packets)) and not any(corrupt for _, _, corrupt in packets)
-    return bool(indexed and whole and packets and packets[0][1] and _groups_are_closed(packets))
+    return bool(whole and packets and packets[0][1] and _groups_are_closed(packets))
 
 
 def _groups_are_closed(packets: list[tuple[Any, bool, bool]]) -> bool:
