@@ -1,0 +1,67 @@
+"""Refuse scores on what training saw: clips of the checkpoint, or people whom the protocol keeps apart."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from store.errors import FrameBankError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NAMED = 3  # how many culprits a message names
+
+
+class LeakageError(FrameBankError, ValueError):
+    """Training clips or subjects in the part that would be scored."""
+
+
+def refuse_overlap(where: str, train: Iterable[Any], test: Iterable[Any], what: str, fix: str) -> None:
+    """Raise if a value is on both sides; None counts as unknown, not as equal.
+
+    Args:
+        where: Start of the message.
+        train: Values that training saw.
+        test: Values that would be scored.
+        what: What the values are, in the plural.
+        fix: What to do instead.
+
+    Raises:
+        LeakageError: Naming how many and the first few.
+    """
+    tested = {value for value in test if value is not None}
+    shared = sorted({str(value) for value in train if value is not None and value in tested})
+    if shared:
+        names = ", ".join(shared[:NAMED]) + (", ..." if len(shared) > NAMED else "")
+        raise LeakageError(f"{where}: {len(shared)} {what} were seen in training ({names}); {fix}")
+
+
+def guard_checkpoint(
+    where: str, seen: "pa.Table", dataset: str, test: "pa.Table", subjects_apart: bool
+) -> None:
+    """Refuse to score a checkpoint on what it was trained with, its held-out validation clips included.
+
+    Args:
+        where: The checkpoint, for the message.
+        seen: Its training rows: dataset, clip_id, subject.
+        dataset: Which dataset is scored.
+        test: clip_id and subject of the clips to score.
+        subjects_apart: Whether the protocol keeps subjects apart; then so must the checkpoint. (Cross-view
+            and cross-setup protocols test the same people from elsewhere, by design.)
+
+    Raises:
+        LeakageError: If clips, or subjects where they matter, are on both sides.
+    """
+    own = [row for row in seen.to_pylist() if row["dataset"] == dataset]
+    fix = "choose a checkpoint trained on this protocol's training part, or another --protocol"
+    clips = test.column("clip_id").to_pylist()
+    refuse_overlap(where, (row["clip_id"] for row in own), clips, f"of the {len(clips)} clips to score", fix)
+    if subjects_apart:
+        people = test.column("subject").to_pylist()
+        refuse_overlap(where, (row["subject"] for row in own), people, "of the subjects to score", fix)
+
+
+def keeps_apart(train: Iterable[Any], test: Iterable[Any]) -> bool:
+    """Whether no known value is on both sides, and both know some: what a cross-subject protocol does."""
+    left = {value for value in train if value is not None}
+    right = {value for value in test if value is not None}
+    return bool(left) and bool(right) and not left & right
