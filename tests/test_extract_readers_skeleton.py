@@ -159,7 +159,7 @@ def test_allowed_names_cannot_be_bent(tmp_path, kind):
         header = {"descr": "|O", "fortran_order": False, "shape": ()}
         np.lib.format.write_array_header_1_0(stream, header)
         stream.write(evil_payloads("x")[kind])
-    with pytest.raises(DamagedMediaError, match="UnpicklingError|AttributeError"):
+    with pytest.raises(DamagedMediaError, match=r"UnpicklingError|AttributeError"):
         load_npy(tmp_path / "s.npy")
 
 
