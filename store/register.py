@@ -1,0 +1,292 @@
+"""Registering a dataset: clips, media, splits, captions and label texts into the catalog, changes only.
+
+Registering again what is there writes nothing, so every extraction may start with it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store.catalog import Catalog, fetch
+from store.spec import canonical_json
+from store.tables import COLUMNS, RegisterError, conformed, shortened, text_id
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+class DuplicateClipError(RegisterError):
+    """A clip id occurs twice in one dataset."""
+
+
+class LabelError(RegisterError):
+    """A clip's label is outside the dataset's class list."""
+
+
+# What a feature was made from: the file's content as far as it was hashed, and how it is read. Not its path
+# or modification time when there is a hash: a moved or copied collection need not be encoded again.
+MEDIA_KEY = """
+md5(concat_ws('|', coalesce(m.sample_hash, concat_ws(':', m.path, m.bytes, m.mtime)), coalesce(m.reader, ''),
+    coalesce(m.options, ''), coalesce(m.start_seconds, c.start_seconds, -1),
+    coalesce(m.end_seconds, c.end_seconds, -1)))
+"""
+
+
+@dataclass(frozen=True)
+class _Sync:
+    """Makes part of one catalog table equal to ``new``, touching only the keys whose rows differ.
+
+    Attributes:
+        table: Name in the catalog.
+        key: Column by whose values rows are replaced.
+        new: Rows, without the dataset column.
+        scope: Values of ``key`` whose old rows count; those absent from ``new`` are deleted.
+    """
+
+    table: str
+    key: str
+    new: pa.Table
+    scope: pa.Table
+
+    def changed(self, connection: "duckdb.DuckDBPyConnection", dataset: str) -> pa.Table:
+        """The keys to replace, with whether the catalog had any rows of them."""
+        old = ", ".join(
+            f'"{name}"::{_sql_type(self.new.schema.field(name).type)}' for name in self.new.column_names
+        )
+        new = ", ".join(f'"{name}"' for name in self.new.column_names)
+        sql = f"""
+            WITH old AS (
+                SELECT {old} FROM "{self.table}" WHERE dataset = $dataset
+                AND "{self.key}" IN (SELECT "{self.key}" FROM scope)
+            ), differing AS (
+                (SELECT {new} FROM new EXCEPT FROM old) UNION ALL (FROM old EXCEPT SELECT {new} FROM new)
+            )
+            SELECT DISTINCT "{self.key}" AS key, "{self.key}" IN (SELECT "{self.key}" FROM old) AS known
+            FROM differing
+        """
+        return fetch(connection, sql, {"dataset": dataset}, {"new": self.new, "scope": self.scope})
+
+    def apply(self, connection: "duckdb.DuckDBPyConnection", dataset: str, keys: pa.Table) -> None:
+        """Replace the rows of ``keys``."""
+        names = ", ".join(f'"{name}"' for name in self.new.column_names)
+        connection.register("new_rows", self.new)
+        connection.register("changed_keys", keys)
+        connection.execute(
+            f'DELETE FROM "{self.table}" WHERE dataset = ?'
+            f' AND "{self.key}" IN (SELECT key FROM changed_keys)',
+            [dataset],
+        )
+        connection.execute(
+            f'INSERT INTO "{self.table}" (dataset, {names}) SELECT DISTINCT ?, {names} FROM new_rows'
+            f' WHERE "{self.key}" IN (SELECT key FROM changed_keys)',
+            [dataset],
+        )
+        connection.unregister("new_rows")
+        connection.unregister("changed_keys")
+
+
+def register(
+    catalog: Catalog,
+    dataset: str,
+    clips: pa.Table,
+    media: pa.Table | None = None,
+    splits: pa.Table | None = None,
+    captions: pa.Table | None = None,
+    label_texts: pa.Table | None = None,
+    adapter: str | None = None,
+    root: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, int]:
+    """Bring the catalog up to date with a dataset's listing; see ``Bank.register``."""
+    clips = conformed(clips, "clips")
+    tables = {
+        name: conformed(table, name)
+        for name, table in (
+            ("media", media),
+            ("splits", splits),
+            ("captions", captions),
+            ("label_texts", label_texts),
+        )
+        if table is not None
+    }
+    _check(dataset, clips, tables)
+    texts = _texts(tables)
+    with catalog.reading() as connection:
+        syncs = _syncs(connection, clips, tables)
+        changes = {sync.table: sync.changed(connection, dataset) for sync in syncs}
+        new_texts = _unknown_texts(connection, texts)
+        row = _dataset_row(connection, dataset, adapter, root, config)
+    if row or new_texts.num_rows or any(keys.num_rows for keys in changes.values()):
+        with catalog.transaction() as connection:
+            for sync in syncs:
+                if changes[sync.table].num_rows:
+                    sync.apply(connection, dataset, changes[sync.table])
+            insert_texts(connection, new_texts)
+            _write_dataset(connection, row)
+    return _counts(clips, tables, changes, new_texts.num_rows)
+
+
+def insert_texts(connection: "duckdb.DuckDBPyConnection", texts: pa.Table) -> None:
+    """Add the rows of ``texts`` (text_id, text) that the catalog lacks."""
+    if texts.num_rows:
+        connection.register("new_texts", texts)
+        connection.execute(
+            "INSERT INTO texts SELECT text_id, text FROM new_texts ANTI JOIN texts USING (text_id)"
+        )
+        connection.unregister("new_texts")
+
+
+def text_table(texts: list[str]) -> pa.Table:
+    """Unique texts -> table of text_id, text."""
+    unique = list(dict.fromkeys(texts))
+    return pa.table(
+        {"text_id": pa.array(map(text_id, unique), pa.string()), "text": pa.array(unique, pa.string())}
+    )
+
+
+def _check(dataset: str, clips: pa.Table, tables: Mapping[str, pa.Table]) -> None:
+    ids = clips["clip_id"]
+    counted = pc.value_counts(ids)
+    repeated = (
+        [entry["values"].as_py() for entry in counted if entry["counts"].as_py() > 1]
+        if (len(counted) < len(ids))
+        else []
+    )
+    if repeated:
+        raise DuplicateClipError(
+            f"dataset {dataset!r}: clip ids occur twice: {shortened(repeated)}; a clip id must be unique"
+        )
+    if pc.any(pc.equal(ids, "")).as_py():
+        raise RegisterError(f"dataset {dataset!r}: an empty clip id; give every clip a name")
+    for name in ("media", "splits", "captions"):
+        if name in tables:
+            _check_known(dataset, name, tables[name], ids)
+    _check_labels(dataset, clips["label"], tables.get("label_texts"))
+    if "splits" in tables:
+        _check_splits(dataset, tables["splits"])
+    if "media" in tables:
+        keys = tables["media"].group_by(["clip_id", "modality"]).aggregate([([], "count_all")])
+        twice = keys.filter(pc.greater(keys["count_all"], 1))["clip_id"].to_pylist()
+        if twice:
+            raise RegisterError(f"dataset {dataset!r}: several media of one modality for: {shortened(twice)}")
+
+
+def _check_known(dataset: str, name: str, table: pa.Table, ids: pa.ChunkedArray) -> None:
+    unknown = pc.unique(table["clip_id"].filter(pc.invert(pc.is_in(table["clip_id"], ids)))).to_pylist()
+    if unknown:
+        raise RegisterError(f"dataset {dataset!r}: {name} of clips that are not listed: {shortened(unknown)}")
+
+
+def _check_labels(dataset: str, labels: pa.ChunkedArray, label_texts: pa.Table | None) -> None:
+    used = pc.unique(labels.drop_null())
+    classes = label_texts["label"] if label_texts is not None and label_texts.num_rows else None
+    bad = sorted(
+        label
+        for label in used.to_pylist()
+        if label < 0 or (classes is not None and not _contains(classes, label))
+    )
+    if bad:
+        accepted = (
+            f"{len(pc.unique(classes))} classes are listed" if classes is not None else "0, 1, ... or null"
+        )
+        raise LabelError(
+            f"dataset {dataset!r}: labels {shortened(bad)} are outside the class list; {accepted}"
+        )
+
+
+def _contains(values: pa.ChunkedArray, value: int) -> bool:
+    return bool(pc.any(pc.equal(values, value)).as_py())
+
+
+def _check_splits(dataset: str, splits: pa.Table) -> None:
+    distinct = splits.group_by(["protocol", "clip_id", "part"]).aggregate([])
+    counted = distinct.group_by(["protocol", "clip_id"]).aggregate([([], "count_all")])
+    twice = counted.filter(pc.greater(counted["count_all"], 1))
+    if twice.num_rows:
+        named = [f"{row['clip_id']} ({row['protocol']})" for row in twice.slice(0, 6).to_pylist()]
+        raise RegisterError(
+            f"dataset {dataset!r}: clips in several parts of one protocol: {shortened(named)}"
+        )
+
+
+def _texts(tables: Mapping[str, pa.Table]) -> pa.Table:
+    texts = [
+        text
+        for name in ("captions", "label_texts")
+        if name in tables
+        for text in tables[name]["text"].to_pylist()
+    ]
+    return text_table(texts)
+
+
+def _unknown_texts(connection: "duckdb.DuckDBPyConnection", texts: pa.Table) -> pa.Table:
+    sql = "SELECT text_id, text FROM new_texts ANTI JOIN texts USING (text_id)"
+    return fetch(connection, sql, tables={"new_texts": texts})
+
+
+def _syncs(
+    connection: "duckdb.DuckDBPyConnection", clips: pa.Table, tables: Mapping[str, pa.Table]
+) -> list[_Sync]:
+    scope = clips.select(["clip_id"])
+    syncs = [_Sync("clips", "clip_id", clips, scope)]
+    if "media" in tables:
+        names = ", ".join(f'm."{name}"' for name in COLUMNS["media"])
+        sql = f"SELECT {names}, {MEDIA_KEY} AS media_key FROM new_media m JOIN new_clips c USING (clip_id)"
+        media = fetch(connection, sql, tables={"new_media": tables["media"], "new_clips": clips})
+        syncs.append(_Sync("media", "clip_id", media, scope))
+    if "captions" in tables:
+        syncs.append(_Sync("captions", "clip_id", _with_text_ids(tables["captions"]), scope))
+    for name, key in (("splits", "protocol"), ("label_texts", "prompt_set")):
+        if name in tables:
+            table = _with_text_ids(tables[name]) if name == "label_texts" else tables[name]
+            syncs.append(_Sync(name, key, table, table.select([key])))
+    return syncs
+
+
+def _with_text_ids(table: pa.Table) -> pa.Table:
+    ids = pa.array(map(text_id, table["text"].to_pylist()), pa.string())
+    return table.drop_columns(["text"]).append_column("text_id", ids)
+
+
+def _dataset_row(
+    connection: "duckdb.DuckDBPyConnection",
+    dataset: str,
+    adapter: str | None,
+    root: str | None,
+    config: Mapping[str, Any] | None,
+) -> dict[str, Any] | None:
+    """The datasets row to write: what is given, else what was known; None if nothing changes."""
+    sql = "SELECT name, adapter, root, config::VARCHAR AS config FROM datasets WHERE name = $name"
+    known = fetch(connection, sql, {"name": dataset}).to_pylist()
+    row = dict(known[0]) if known else {"name": dataset, "adapter": None, "root": None, "config": None}
+    given = {"adapter": adapter, "root": root, "config": None if config is None else canonical_json(config)}
+    row |= {name: value for name, value in given.items() if value is not None}
+    return None if known and row == known[0] else row
+
+
+def _write_dataset(connection: "duckdb.DuckDBPyConnection", row: dict[str, Any] | None) -> None:
+    if row is not None:
+        connection.execute("DELETE FROM datasets WHERE name = ?", [row["name"]])
+        connection.execute(
+            "INSERT INTO datasets VALUES (?, ?, ?, ?, now())",
+            [row["name"], row["adapter"], row["root"], row["config"]],
+        )
+
+
+def _counts(
+    clips: pa.Table, tables: Mapping[str, pa.Table], changes: Mapping[str, pa.Table], texts: int
+) -> dict[str, int]:
+    known = int(pc.sum(changes["clips"]["known"]).as_py() or 0)
+    counts = {"clips": clips.num_rows, "new": changes["clips"].num_rows - known, "changed": known}
+    counts |= {name: table.num_rows for name, table in tables.items()}
+    if "media" in changes:
+        counts["changed_media"] = int(pc.sum(changes["media"]["known"]).as_py() or 0)
+    return counts | {"new_texts": texts}
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    names = {pa.string(): "VARCHAR", pa.int32(): "INTEGER", pa.int64(): "BIGINT", pa.float64(): "DOUBLE"}
+    return names.get(kind, "VARCHAR")
