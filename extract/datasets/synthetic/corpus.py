@@ -13,6 +13,8 @@ from pathlib import Path
 
 from extract.datasets.synthetic.actions import ACTIONS
 from extract.datasets.synthetic.captions import captions
+from extract.datasets.synthetic.files import LAYOUT, PARTIAL, remove_partial, replacing, write_clip
+from extract.datasets.synthetic.films import film
 from extract.datasets.synthetic.names import ClipName, CorpusError, clip_names
 
 REVISION = 1  # raise when the same arguments no longer give the same files
@@ -94,10 +96,12 @@ def generate(
     _claim(root, recipe)
     _describe(root, recipe, names)
     missing = [name for name in names if not _complete(root, name, modalities)]
+    remove_partial(root)
     jobs = [(root, recipe, name, tuple(modalities)) for name in missing]
     done = _run(jobs, _workers(workers, len(jobs)))
     for _ in _show(done, len(jobs), len(names) - len(jobs)) if progress else done:
         pass
+    remove_partial(root)
     return Outcome(len(missing), len(names) - len(missing), time.monotonic() - started)
 
 
@@ -118,8 +122,6 @@ def read_recipe(root: Path) -> Recipe | None:
 
 
 def _check(size: tuple[int, int], modalities: Sequence[str], workers: int | None) -> None:
-    from extract.datasets.synthetic.files import LAYOUT
-
     unknown = [name for name in modalities if name not in LAYOUT]
     if unknown or not modalities:
         raise CorpusError(
@@ -162,14 +164,11 @@ def _describe(root: Path, recipe: Recipe, names: Sequence[ClipName]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{os.getpid()}-{path.name}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with replacing(path, path.parent / PARTIAL) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _complete(root: Path, name: ClipName, modalities: Sequence[str]) -> bool:
-    from extract.datasets.synthetic.files import LAYOUT
-
     return all((root / LAYOUT[modality].format(clip=name)).exists() for modality in modalities)
 
 
@@ -177,9 +176,6 @@ Job = tuple[Path, Recipe, ClipName, tuple[str, ...]]
 
 
 def _make(job: Job) -> None:
-    from extract.datasets.synthetic.files import write_clip
-    from extract.datasets.synthetic.films import film
-
     root, recipe, name, modalities = job
     write_clip(film(recipe.seed, name, (recipe.width, recipe.height)), root, str(name), modalities)
 
@@ -210,5 +206,8 @@ def _show(done: Iterable[None], missing: int, present: int) -> Iterator[None]:
 
     if present:
         print(f"{present} clips are complete already, {missing} to make", file=sys.stderr)
+    pause = 0.2 if sys.stderr.isatty() else 5.0  # seconds between lines; a log file needs few
     columns = shutil.get_terminal_size().columns
-    yield from tqdm(done, total=missing, unit="clip", ncols=min(columns, 100), disable=not missing)
+    yield from tqdm(
+        done, total=missing, unit="clip", ncols=min(columns, 100), disable=not missing, mininterval=pause
+    )

@@ -3,12 +3,10 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import av
 import numpy as np
-from PIL import Image
 
 from extract.datasets.synthetic.figure import JOINTS, PARENTS
 from extract.datasets.synthetic.films import Film
@@ -22,6 +20,7 @@ LAYOUT = {
     "skeleton": "nturgb+d_skeletons/{clip}.skeleton",
     "skeleton-npy": "nturgb+d_skeletons_npy/{clip}.skeleton.npy",
 }
+PARTIAL = ".partial"  # folder of files that are being written
 _BODY_ID = 72057594037900000  # Kinect's tracking ids are of this size
 _QUANTISER = 4  # of mpeg4, 1 (best) to 31
 _LEAVES = tuple(k for k in range(len(JOINTS)) if k not in PARENTS)  # Kinect gives these no orientation
@@ -37,28 +36,55 @@ def write_clip(film: Film, root: Path, clip: str, modalities: Sequence[str]) -> 
         modalities: Keys of ``LAYOUT``.
     """
     for modality in modalities:
-        with _replacing(root / LAYOUT[modality].format(clip=clip)) as path:
+        with replacing(root / LAYOUT[modality].format(clip=clip), root / PARTIAL) as path:
             _WRITERS[modality](film, path, clip)
 
 
 @contextmanager
-def _replacing(final: Path) -> Iterator[Path]:
-    """A temporary path beside the final one, which it becomes at the end."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    path = final.with_name(f".{os.getpid()}-{final.name}")
+def replacing(final: Path, partial: Path) -> Iterator[Path]:
+    """A path in the folder ``partial``, for a file or folder that becomes ``final`` once the body is done."""
+    for folder in (final.parent, partial):
+        folder.mkdir(parents=True, exist_ok=True)
+    path = partial / f"{os.getpid()}-{final.name}"
     try:
         yield path
         if final.is_dir():
             shutil.rmtree(final)
         path.replace(final)
     finally:
-        if path.is_dir():
-            shutil.rmtree(path)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
         path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def remove_partial(root: Path) -> None:
+    """Remove what processes that are gone left in ``PARTIAL``, and the folder once it is empty."""
+    for path in (root / PARTIAL).glob("*"):
+        if not _alive(int(path.name.split("-")[0])):
+            _remove(path)
+    with suppress(OSError):
+        (root / PARTIAL).rmdir()
 
 
 def _write_video(frames: np.ndarray, pixels: str, path: Path) -> None:
     """Write (T, H, W[, 3]) uint8 as MPEG-4 part 2 with XVID's tag, as NTU's are, at 30 frames a second."""
+    import av
+
     with av.open(str(path), "w", format="avi", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("mpeg4", rate=round(FPS))
         stream.height, stream.width = frames.shape[1:3]
@@ -81,6 +107,8 @@ def _write_infrared(film: Film, path: Path, clip: str) -> None:
 
 
 def _write_depth(film: Film, path: Path, clip: str) -> None:
+    from PIL import Image
+
     path.mkdir()
     for number, frame in enumerate(film.depth, 1):
         Image.fromarray(frame).save(path / f"MDepth-{number:08d}.png", compress_level=1)

@@ -55,8 +55,8 @@ def clip_names(clips: int, actions: int = len(ACTIONS)) -> list[ClipName]:
     """The names of a corpus; a smaller corpus is the beginning of a larger one.
 
     Actions take turns, and for each of them train and test performers do, so that every beginning is
-    balanced over both; pairs of one train and one test clip share setup, camera and replication, which change
-    from pair to pair. The first 40 x actions clips are all different performances, further ones add cameras.
+    balanced over both; so do setups, cameras and replications within each part, lest the room give the action
+    away. The first 40 x actions clips are all different performances, further ones add cameras, then setups.
 
     Args:
         clips: How many.
@@ -78,9 +78,11 @@ def clip_names(clips: int, actions: int = len(ACTIONS)) -> list[ClipName]:
 
 def _name(turn: int, action: int) -> ClipName:
     extra, turn = divmod(turn, len(_PERFORMERS))
+    pair, part = divmod(turn, 2)
     # An even shift per action keeps train and test in turn.
     performer = _PERFORMERS[(turn + 6 * action) % len(_PERFORMERS)]
-    view = (5 * (turn // 2) + 7 * action + extra) % _VIEWS
-    rest, camera = divmod(view, len(AZIMUTHS))
-    replication, setup = divmod(rest, len(SETUPS))
+    # 3 cameras and 8 setups have no common divisor: 24 pairs meet all combinations.
+    camera = (pair + action + part + extra) % len(AZIMUTHS)
+    setup = (pair + 3 * action + 4 * part + extra // len(AZIMUTHS)) % len(SETUPS)
+    replication = (pair // 2 + action + extra // (len(AZIMUTHS) * len(SETUPS))) % _REPLICATIONS
     return ClipName(tuple(SETUPS)[setup], camera + 1, performer, replication + 1, action + 1)
