@@ -25,6 +25,7 @@ from align.checkpoint import (
     read_config,
     read_heads,
 )
+from align.materialise import plain
 from align.model import Heads, HeadSpec
 from align.standardise import Statistics
 from store.errors import FrameBankError
@@ -150,6 +151,8 @@ class Alignment:
         for start in range(0, len(rows), CHUNK):
             part = selection.take(rows[start : start + CHUNK]).materialise(own["reduce"])
             values, offsets = part if isinstance(part, tuple) else (part, None)
+            if offsets is not None:
+                values = plain(values, selection.field.dtype)
             parts.append(self.embed_features(modality, values, offsets))
         return np.concatenate(parts)
 

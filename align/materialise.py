@@ -161,8 +161,15 @@ def _media_track(name: str, views: Sequence["Selection"], recipe: ModalityRecipe
     if recipe.reduce != "none":
         return track(parts[0] if len(parts) == 1 else np.concatenate(parts), items, clips)
     lengths = np.concatenate([np.diff(offsets) for _, offsets in parts])
-    values = parts[0][0] if len(parts) == 1 else np.concatenate([values for values, _ in parts])
+    values = np.concatenate([plain(values, views[0].field.dtype) for values, _ in parts])
     return track(values, items, clips, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def plain(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Stored values as numbers to compute with: float16 as it is, bfloat16 (kept as its bits) as float32."""
+    from store.layout import to_float32
+
+    return to_float32(values, dtype) if dtype == "bfloat16" else values
 
 
 def _check_memory(name: str, views: Sequence["Selection"], recipe: ModalityRecipe) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from align.config import AlignConfig
@@ -65,6 +66,7 @@ def continue_run(bank: "Bank", resume: str, config: AlignConfig | None = None) -
     """
     from align.checkpoint import STATE_FILE, locate, read_config, read_state
     from align.prepare import prepare
+    from store.runs import end_killed
 
     directory = locate(resume, bank.path, STATE_FILE)
     before, state = read_config(directory), read_state(directory / STATE_FILE)
@@ -76,6 +78,7 @@ def continue_run(bank: "Bank", resume: str, config: AlignConfig | None = None) -
     prepared.trainer.restore(state)
     prepared.record["resumed_from"] = str(directory)
     print(f"continuing {directory} after epoch {prepared.trainer.epoch}", file=sys.stderr)
+    end_killed(bank.path, bank.catalog)
     finished = _recorded(bank, prepared)
     (directory / STATE_FILE).unlink(missing_ok=True)
     return finished
@@ -110,7 +113,7 @@ def _recorded(bank: "Bank", prepared: "Prepared") -> Path:
         directory = Path(run.directory)
         write_json(directory / CONFIG_FILE, record)
         write_rows(directory, prepared.rows)
-        run.used([own["feature_set"] for own in record["modalities"].values()])
+        run.used(*(_used(record["dataset"], name, own) for name, own in record["modalities"].items()))
         trainer.state_path = directory / STATE_FILE
         if trainer.epoch:
             trainer.save()
@@ -120,6 +123,13 @@ def _recorded(bank: "Bank", prepared: "Prepared") -> Path:
         _record_metrics(run, record, trainer, curve)
         trainer.state_path.unlink(missing_ok=True)
     return directory
+
+
+def _used(dataset: str, modality: str, own: Mapping[str, Any]) -> SimpleNamespace:
+    from store.tables import TEXT, TEXTS
+
+    owner = TEXTS if modality == TEXT else dataset
+    return SimpleNamespace(dataset=owner, modality=modality, feature_set=own["feature_set"])
 
 
 def _record_metrics(run: Any, record: Mapping[str, Any], trainer: Any, curve: list[dict[str, Any]]) -> None:

@@ -97,7 +97,7 @@ class Trainer:
                 self.curve.append(self._epoch(self.epoch))
                 if report is not None:
                     report(self.curve[-1])
-                if time.monotonic() - saved >= self.config.checkpoint_seconds or self.finished:
+                if time.monotonic() - saved >= self.config.checkpoint_seconds and not self.finished:
                     self.save()
                     saved = time.monotonic()
         self.heads.load_state_dict(self.chosen())

@@ -77,8 +77,16 @@ def test_what_was_trained_is_what_is_loaded(bank):
     np.testing.assert_allclose(loaded.embed("skeleton", selection, rows), expected, atol=5e-3)
 
 
-@pytest.mark.parametrize("reduce", ["mean", "cls", "none", "resample:5"])
-@pytest.mark.parametrize("head", ["linear", "attention", "conv", "transformer"])
+@pytest.mark.parametrize(
+    ("reduce", "head"),
+    [
+        ("mean", "linear"),
+        ("cls", "mlp"),
+        ("none", "transformer"),
+        ("none", "conv"),
+        ("resample:5", "attention"),
+    ],
+)
 def test_every_way_of_reading_trains_and_embeds(bank, reduce, head):
     one = ModalityConfig(reduce=reduce, head=head)
     config = AlignConfig(modalities={"skeleton": one, "inertial": one}, train=TrainConfig(epochs=1, batch=32))
