@@ -61,14 +61,17 @@ def continue_run(bank: "Bank", resume: str, config: AlignConfig | None = None) -
         config: What else was asked; refused where it is neither a default nor the run's own value.
 
     Raises:
-        ResumeError: If options contradict, or the bank's clips or feature sets are not those of the start.
+        ResumeError: If the run still goes, options contradict, or the bank's clips or feature sets changed.
         CheckpointError: If there is no such run, or it has no saved state.
     """
     from align.checkpoint import STATE_FILE, locate, read_config, read_state
     from align.prepare import prepare
-    from store.runs import end_killed
+    from store.locks import is_held
+    from store.runs import LOCK, end_killed
 
     directory = locate(resume, bank.path, STATE_FILE)
+    if is_held(directory / LOCK):
+        raise ResumeError(f"{directory}: this run is still going; wait for it, or stop it first")
     before, state = read_config(directory), read_state(directory / STATE_FILE)
     own = AlignConfig.from_json(before["asked"])
     _refuse_contradictions(own, config or AlignConfig())

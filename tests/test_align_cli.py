@@ -30,6 +30,7 @@ from align.recipe import RecipeError
 from align.run import ResumeError, continue_run, train
 from store.bank import Bank
 from store.errors import UnknownNameError
+from store.locks import Lease
 from store.select import EmptySelectionError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -356,6 +357,14 @@ def test_an_interrupted_run_is_on_record_as_failed_and_its_state_is_kept(tmp_pat
     assert bank.sql("SELECT status FROM runs").column("status").to_pylist() == ["failed"]
     resumed = align.load(continue_run(bank, "latest"))
     assert len(resumed.curve()) == QUICK.epochs and "resumed_from" in resumed.config
+
+
+def test_a_run_that_still_goes_is_not_resumed(tmp_path):
+    bank = make_bank(tmp_path / "bank", Toy(clips=60))
+    interrupted(bank, AlignConfig(train=QUICK))
+    state = next(bank.path.glob("runs/*/state.pt"))
+    with Lease(state.parent / "run.lock"), pytest.raises(ResumeError, match="this run is still going"):
+        continue_run(bank, "latest")
 
 
 def test_nothing_holds_the_catalog_while_training(bank, monkeypatch):
