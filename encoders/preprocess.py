@@ -55,7 +55,8 @@ class ImagePreprocess:
 
     def space(self) -> dict[str, Any]:
         """The values that decide the features, for the space digest."""
-        return {**asdict(self), "depth_range_mm": [DEPTH_NEAR_MM, DEPTH_FAR_MM], "revision": 1}
+        values = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        return {**values, "depth_range_mm": [DEPTH_NEAR_MM, DEPTH_FAR_MM], "revision": 1}
 
     def __call__(
         self,
