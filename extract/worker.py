@@ -62,6 +62,7 @@ class Report:
     times_seconds: np.ndarray
     read_seconds: float
     prepare_seconds: float
+    cpu_seconds: float
     declared_frames: int | None
     decoded_frames: int | None
     note: str | None = None
@@ -105,6 +106,7 @@ class _Stages:
 def _answer(job: DecodeJob, prepare: Any, slot: SharedBuffer, stages: _Stages) -> Report:
     """Read, prepare and hand over one clip."""
     stages.enter("start")
+    cpu_start = time.process_time()
     reader = _reader(job.reader)  # imports here, so that a missing decoder is this clip's failure
     read_start = stages.enter("read")
     start_seconds, end_seconds = _window(job, reader)
@@ -121,6 +123,7 @@ def _answer(job: DecodeJob, prepare: Any, slot: SharedBuffer, stages: _Stages) -
         np.asarray(frames.times_seconds, np.float32),
         prepare_start - read_start,
         prepare_end - prepare_start,
+        time.process_time() - cpu_start,
         frames.declared_frames,
         frames.decoded_frames,
         note,

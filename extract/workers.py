@@ -8,7 +8,7 @@ inside a job and its clock measures decoding alone.
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Self
@@ -86,7 +86,7 @@ class DecodePool:
         self._workers.clear()
         self._again.clear()
 
-    def decode(self, jobs: Iterable[DecodeJob]) -> Iterator[Decoded | DecodeFailure | None]:
+    def decode(self, jobs: Iterable[DecodeJob]) -> Generator[Decoded | DecodeFailure | None]:
         """Decode jobs, in order of completion; pulls from ``jobs`` only as slots come free.
 
         Yields None when a quarter of a second passed without news, so that the caller can show progress or

@@ -1,0 +1,225 @@
+"""The main loop: what is missing -> decode -> encode -> store, for one dataset and modality at a time.
+
+Decoding runs in killable processes (:mod:`extract.workers`), encoding in threads of this one
+(:mod:`extract.encode`), storing in another thread (:mod:`extract.writing`); each side waits for the next, so
+memory stays bounded whatever the speeds. A clip that fails goes to the ledger, and the run goes on.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import numpy as np
+
+from extract.encode import BatchEncoder, Encoded
+from extract.progress import Progress
+from extract.rivals import Rivals
+from extract.task import Limits, Outcome, Task, Wanted
+from extract.views import View, views_of
+from extract.worker import DecodeJob
+from extract.workers import Decoded, DecodeFailure, DecodePool
+from extract.writing import WriterThread
+from store.bank import Bank
+from store.commit import FeatureSet
+from store.places import thumbnail_path
+from store.runs import Run
+
+_JUDGED_AFTER = 20  # finished clips before a failure rate means something
+
+Stop = Callable[[], str | None]
+
+
+def extract_clips(
+    bank: Bank,
+    task: Task,
+    wanted: list[Wanted],
+    pool: DecodePool,
+    run: Run,
+    limits: Limits,
+    stop: Stop = lambda: None,
+) -> Outcome:
+    """Extract the rows that the bank lacks of a task.
+
+    Args:
+        bank: Where they go; the dataset is registered.
+        task: What.
+        wanted: Which rows, as :func:`extract.task.plan` lists them.
+        pool: The decode processes.
+        run: Where the measurements go.
+        limits: How it behaves.
+        stop: Asked all the time; a reason makes the run end early, with everything committed that is done.
+
+    Raises:
+        FrameBankError: If nothing can be extracted at all (a full disk, decode processes that don't start).
+    """
+    outcome = Outcome(planned=len(wanted))
+    if wanted:
+        with ExitStack() as stack:
+            _Extraction(bank, task, pool, run, limits, wanted, stack).work(outcome, stop)
+    return outcome
+
+
+class _Extraction:
+    """The state of one run over one task."""
+
+    def __init__(
+        self,
+        bank: Bank,
+        task: Task,
+        pool: DecodePool,
+        run: Run,
+        limits: Limits,
+        wanted: list[Wanted],
+        stack: ExitStack,
+    ):
+        self.bank, self.task, self.pool, self.run = bank, task, pool, run
+        self.limits, self.wanted = limits, wanted
+        self.times: dict[int, np.ndarray] = {}  # of the clips between decoding and storing
+        self.decode_seconds = self.decode_cpu_seconds = 0.0
+        self.notes: dict[str, int] = {}
+        owner = FeatureSet(task.dataset, task.modality, task.spec)
+        self.rivals = Rivals(bank, owner, task.fields, task.views, run.id)
+        self.views = views_of(bank.catalog, task.dataset, ((one.item_id, one.view) for one in wanted))
+        # Closed in reverse: the encoder first, then the thread, then the writer, which commits.
+        writer = bank.writer(
+            task.dataset, task.modality, task.spec, task.field_specs(), **limits.writer_options()
+        )
+        self.progress = stack.enter_context(Progress(task.label, len(wanted)))
+        self.out = stack.enter_context(WriterThread(stack.enter_context(writer)))
+        self.encoder = stack.enter_context(
+            BatchEncoder(
+                task.encoder, str(task.spec.precision), task.device, task.fields, limits.batch_frames
+            )
+        )
+
+    def work(self, outcome: Outcome, stop: Stop) -> None:
+        """Run to the end, or until there is a reason to stop."""
+        with closing(self.pool.decode(self._jobs())) as events:
+            for event in events:
+                self._take(event)
+                self._show()
+                outcome.stopped = stop() or self._too_many_failures()
+                if outcome.stopped:
+                    break
+        self._store(self.encoder.flush())
+        self.out.drain()
+        self._show()
+        self._record(outcome)
+
+    def _jobs(self) -> Iterator[DecodeJob]:
+        prepare = self.task.encoder.prepare()
+        for index in self.rivals.order(len(self.wanted)):
+            one = self.wanted[index]
+            if self.rivals.has_done(one.item_id, one.view):
+                self.out.skip()
+                continue
+            view = self.views.get((one.item_id, one.view), View())
+            yield DecodeJob(
+                index,
+                str(self.task.root / one.media["path"]),
+                one.media["reader"],
+                self.task.modality,
+                self.task.sampling,
+                prepare,
+                json.loads(one.media["options"] or "{}"),
+                one.media["start_seconds"],
+                one.media["end_seconds"],
+                view.crop,
+                view.window,
+                self._thumbnail(one),
+            )
+
+    def _thumbnail(self, one: Wanted) -> Path | None:
+        if one.view:
+            return None
+        return thumbnail_path(self.bank.path, self.task.dataset, self.task.modality, one.item_id)
+
+    def _take(self, event: Decoded | DecodeFailure | None) -> None:
+        """One piece of news from the decode processes, and whatever the encoder has finished meanwhile."""
+        if isinstance(event, DecodeFailure):
+            self._fail(event.job.index, event.stage, event.error)
+        elif isinstance(event, Decoded):
+            self._note(event)
+            try:
+                self._store(self._encode(event))
+            finally:
+                event.release()
+        self._store(self.encoder.ready())
+
+    def _encode(self, event: Decoded) -> Iterator[Encoded]:
+        index, report = event.job.index, event.report
+        if not len(event.values):
+            self._fail(index, "prepare", "NoFramesError: nothing is left of the clip after preparing it")
+            return
+        self.times[index] = report.times_seconds
+        yield from self.encoder.add(index, event.values)
+
+    def _note(self, event: Decoded) -> None:
+        report = event.report
+        self.decode_seconds += report.read_seconds + report.prepare_seconds
+        self.decode_cpu_seconds += report.cpu_seconds
+        if report.note:
+            self.notes[report.note] = self.notes.get(report.note, 0) + 1
+        if (report.decoded_frames or 0) < (report.declared_frames or 0):
+            key = "cut short: fewer frames than the file declares"
+            self.notes[key] = self.notes.get(key, 0) + 1
+
+    def _store(self, finished: Iterator[Encoded]) -> None:
+        for encoded in finished:
+            if encoded.error is not None:
+                self._fail(encoded.key, "encode", encoded.error)
+                continue
+            one = self.wanted[encoded.key]
+            fields = {name: encoded.fields[name] for name in one.fields}
+            times = _step_times(self.times.pop(encoded.key), fields)
+            self.out.add(one.item_id, one.view, fields, times, one.media["media_key"])
+
+    def _fail(self, index: int, stage: str, error: str) -> None:
+        self.times.pop(index, None)
+        one = self.wanted[index]
+        self.out.fail(one.item_id, stage, error, one.media["media_key"])
+
+    def _too_many_failures(self) -> str | None:
+        failed, finished = self.out.failed, self.out.finished
+        if finished < _JUDGED_AFTER or failed <= self.limits.max_failures * finished:
+            return None
+        return (
+            f"{failed} of {finished} clips failed, more than --max-failures {self.limits.max_failures:g} "
+            f"allows; most of them: {self.out.commonest_error()}"
+        )
+
+    def _show(self) -> None:
+        busy = {"decode": self.decode_seconds, "encode": self.encoder.busy_seconds, "write": self.out.seconds}
+        self.progress.update(self.out.finished, self.out.failed, busy)
+        self.progress.show()
+
+    def _record(self, outcome: Outcome) -> None:
+        outcome.added, outcome.failed = self.out.added, self.out.failed
+        outcome.notes = self.notes
+        outcome.commonest_error = self.out.commonest_error() if self.out.failed else None
+        detail = {
+            "dataset": self.task.dataset,
+            "modality": self.task.modality,
+            "feature_set": self.task.spec.name,
+        }
+        for name, value in (
+            ("extract/clips", self.out.added),
+            ("extract/failed", self.out.failed),
+            ("extract/bytes", self.out.nbytes),
+            ("extract/clips_per_second", self.progress.clips_per_second()),
+            ("extract/decode_seconds", self.decode_seconds),
+            ("extract/decode_cpu_seconds", self.decode_cpu_seconds),
+            ("extract/encode_seconds", self.encoder.busy_seconds),
+            ("extract/encode_cpu_seconds", self.encoder.cpu_seconds),
+            ("extract/write_seconds", self.out.seconds),
+        ):
+            self.run.metric(name, value, n=self.out.added, low=None, high=None, **detail)
+
+
+def _step_times(times_seconds: np.ndarray, fields: dict[str, np.ndarray]) -> np.ndarray:
+    """The times of the encoder's steps: the frames' own, or the means of the frames that a step covers."""
+    steps = max(len(values) for values in fields.values())
+    if steps in (1, len(times_seconds)):
+        return times_seconds
+    return np.array([part.mean() for part in np.array_split(times_seconds, steps)], np.float32)
