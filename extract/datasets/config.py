@@ -1,0 +1,210 @@
+"""A dataset's YAML: which adapter lists it, where its media are, and how each modality is encoded."""
+
+import importlib
+import inspect
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from extract.datasets.clips import Dataset, DatasetError
+from extract.sampling import Sampling
+from store.errors import UnknownNameError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "datasets"
+KEYS = ("name", "adapter", "root", "options", "modalities")
+MODALITY_KEYS = ("encoder", "sampling", "fields", "options")
+
+
+@dataclass(frozen=True)
+class ModalityConfig:
+    """How a modality of the dataset is encoded by default.
+
+    Attributes:
+        encoder: Name in ``encoders.ENCODERS``.
+        sampling: Which frames; None = as the encoder wants.
+        fields: Which of the encoder's outputs; None = its default ones.
+        options: Keyword arguments of the encoder.
+    """
+
+    encoder: str
+    sampling: Sampling | None = None
+    fields: tuple[str, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the YAML, without what is default."""
+        values = {
+            "encoder": self.encoder,
+            "sampling": self.sampling.key() if self.sampling else None,
+            "fields": list(self.fields) if self.fields else None,
+            "options": dict(self.options) or None,
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """A dataset's resolved configuration.
+
+    Attributes:
+        name: The dataset's name in the bank: ``name`` of the YAML, else the file's stem.
+        adapter: Name in ``DATASETS``.
+        root: Folder of the media; None where nobody has said.
+        options: Keyword arguments of the adapter.
+        modalities: Modality (with its suffix, or the part before the dot) -> defaults.
+        source: The YAML.
+    """
+
+    name: str
+    adapter: str
+    root: Path | None
+    options: Mapping[str, Any]
+    modalities: Mapping[str, ModalityConfig]
+    source: Path
+
+    def modality(self, name: str) -> ModalityConfig:
+        """The defaults of a modality; ``ir.ceiling`` has those of ``ir`` unless it is listed itself.
+
+        Raises:
+            UnknownNameError: With the modalities that there are.
+        """
+        for key in (name, name.partition(".")[0]):
+            if key in self.modalities:
+                return self.modalities[key]
+        raise UnknownNameError(str(self.source), "modality", name, sorted(self.modalities))
+
+    def to_json(self) -> dict[str, Any]:
+        """What the catalog keeps."""
+        return {
+            "name": self.name,
+            "adapter": self.adapter,
+            "root": os.fspath(self.root) if self.root else None,
+            "options": dict(self.options),
+            "modalities": {name: modality.to_json() for name, modality in self.modalities.items()},
+        }
+
+
+def dataset_names() -> list[str]:
+    """The datasets that have a YAML under ``configs/datasets``."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def load_config(
+    name_or_yaml: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+) -> DatasetConfig:
+    """The configuration of ``configs/datasets/<name>.yaml``, or of a YAML given by its path.
+
+    Args:
+        name_or_yaml: A name, or a path that ends in ``.yaml`` or ``.yml``.
+        root: Folder of the media, instead of the YAML's (which may be relative to the YAML's folder).
+
+    Raises:
+        UnknownNameError: For a name without YAML; lists those with one.
+        DatasetError: For a YAML that is not there, is none, or has unknown keys.
+    """
+    path = _yaml_path(os.fspath(name_or_yaml))
+    content = _content(path)
+    folder = root if root is not None else content.get("root")
+    resolved = None
+    if folder is not None:
+        base = Path.cwd() if root is not None else path.parent
+        resolved = Path(os.path.normpath(base / Path(folder).expanduser()))
+    modalities = {
+        str(name): _modality(path, str(name), value)
+        for name, value in (content.get("modalities") or {}).items()
+    }
+    return DatasetConfig(
+        name=str(content.get("name") or path.stem),
+        adapter=str(content["adapter"]),
+        root=resolved,
+        options=dict(content.get("options") or {}),
+        modalities=modalities,
+        source=path,
+    )
+
+
+def load_dataset(
+    name_or_yaml: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+) -> tuple[Dataset, DatasetConfig]:
+    """The adapter over its folder, and its configuration.
+
+    Raises:
+        UnknownNameError: For an unknown dataset or adapter.
+        DatasetError: If no root is known or it is no folder; for options that the adapter does not take.
+    """
+    from extract.datasets import DATASETS
+
+    config = load_config(name_or_yaml, root)
+    if config.adapter not in DATASETS:
+        raise UnknownNameError(str(config.source), "dataset adapter", config.adapter, sorted(DATASETS))
+    if config.root is None:
+        raise DatasetError(
+            f"dataset {config.name!r}: nobody has said where its media are; give --root DIR once, "
+            f"or `root:` in {config.source}"
+        )
+    if not config.root.is_dir():
+        raise DatasetError(
+            f"dataset {config.name!r}: root {config.root} is no folder; give another --root DIR"
+        )
+    module, _, attribute = DATASETS[config.adapter].partition(":")
+    adapter = getattr(importlib.import_module(module), attribute)
+    _check_options(config, adapter)
+    return adapter(config.root, **config.options), replace(config, root=config.root)
+
+
+def _yaml_path(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        return Path(name).expanduser()
+    if name not in dataset_names():
+        raise UnknownNameError("extract", "dataset", name, dataset_names())
+    return CONFIGS / f"{name}.yaml"
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        cause = " ".join(str(error).split())
+        raise DatasetError(f"{path}: cannot be read ({cause}); give a dataset's YAML file") from None
+    if not isinstance(content, dict) or "adapter" not in content:
+        raise DatasetError(f"{path}: names no adapter; a dataset's YAML has the keys {', '.join(KEYS)}")
+    _check_keys(f"{path}", content, KEYS)
+    return content
+
+
+def _modality(path: Path, name: str, value: Any) -> ModalityConfig:
+    where = f"{path}: modalities.{name}"
+    if isinstance(value, str):
+        return ModalityConfig(value)
+    if not isinstance(value, dict) or not isinstance(value.get("encoder"), str):
+        raise DatasetError(
+            f"{where}: is {value!r}; an encoder's name, or a mapping with `encoder`, is needed"
+        )
+    _check_keys(where, value, MODALITY_KEYS)
+    sampling, fields = value.get("sampling"), value.get("fields")
+    return ModalityConfig(
+        value["encoder"],
+        None if sampling is None else Sampling.parse(sampling),
+        None if fields is None else tuple(fields),
+        dict(value.get("options") or {}),
+    )
+
+
+def _check_keys(where: str, content: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    unknown = sorted(str(key) for key in content if key not in known)
+    if unknown:
+        raise DatasetError(f"{where}: unknown key {unknown[0]!r}; accepted are {', '.join(known)}")
+
+
+def _check_options(config: DatasetConfig, adapter: Any) -> None:
+    accepted = list(inspect.signature(adapter).parameters)[1:]
+    unknown = sorted(set(config.options) - set(accepted))
+    if unknown:
+        raise DatasetError(
+            f"{config.source}: options.{unknown[0]} is unknown to adapter {config.adapter!r}; "
+            f"accepted are {', '.join(accepted)}"
+        )
