@@ -14,6 +14,8 @@ from store.places import FEATURES
 from store.spec import FieldSpec
 
 if TYPE_CHECKING:
+    import duckdb
+
     from store.catalog import Catalog
 
 SEGMENT_ID_CHARACTERS = 26
@@ -85,14 +87,14 @@ def adopt(bank: Path, catalog: "Catalog", folder: Path | None = None) -> list[st
     adopted: list[str] = []
     for owner, finished_ones in groups.values():
         with catalog.transaction() as connection:
-            adopted += commit_features(
-                connection, owner, _still_unknown(connection, finished_ones), newest=False
-            )
+            wanted = _still_there(bank, connection, finished_ones)
+            adopted += commit_features(connection, owner, wanted, newest=False)
     return adopted
 
 
-def _still_unknown(connection, finished: list[Finished]) -> list[Finished]:
-    """Those that no other process has adopted meanwhile."""
-    rows = connection.execute("SELECT segment_id FROM segments").fetchall()
-    known = {row[0] for row in rows}
-    return [one for one in finished if one.segment_id not in known]
+def _still_there(
+    bank: Path, connection: "duckdb.DuckDBPyConnection", finished: list[Finished]
+) -> list[Finished]:
+    """Those that no other process has adopted or removed meanwhile; we have the catalog for ourselves."""
+    known = {row[0] for row in connection.execute("SELECT segment_id FROM segments").fetchall()}
+    return [one for one in finished if one.segment_id not in known and (bank / one.location).is_dir()]

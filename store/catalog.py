@@ -98,6 +98,7 @@ class Catalog:
         self.notify = notify
         self._lock = _process_lock(self.path)
         self._open: duckdb.DuckDBPyConnection | None = None
+        self._readers = 0
 
     def read(
         self,
@@ -129,11 +130,13 @@ class Catalog:
                 yield self._open
                 return
             connection = self._connect(True, timeout_seconds)
+            self._readers += 1
             try:
                 # One transaction: the queries see one state of the catalog.
                 connection.execute("BEGIN TRANSACTION READ ONLY")
                 yield connection
             finally:
+                self._readers -= 1
                 connection.close()
 
     @contextmanager
@@ -148,8 +151,8 @@ class Catalog:
         if self.read_only:
             raise ReadOnlyBankError(f"{self.path.parent}: read-only; only reading commands work on this bank")
         with self._lock:
-            if self._open is not None:
-                raise CatalogError(f"{self.path}: transaction inside a transaction; end the first one")
+            if self._open is not None or self._readers:
+                raise CatalogError(f"{self.path}: transaction inside another use of the catalog; end that first")
             self._open = connection = self._connect(False, timeout_seconds)
             try:
                 connection.execute("BEGIN TRANSACTION")

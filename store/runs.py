@@ -170,7 +170,7 @@ class Run:
         write_record(self.directory, {**self._record, "metrics": self._metrics, "sets": self._sets})
         try:
             commit_run(self._catalog, self.directory, timeout_seconds)
-            _commit_left(self._bank, self._catalog)
+            commit_left(self._bank, self._catalog)
         except CatalogBusyError as error:
             if self._record["status"] != RUNNING:
                 self._notify(
@@ -211,7 +211,7 @@ def _insert(connection: "duckdb.DuckDBPyConnection", record: Mapping[str, Any]) 
             connection.unregister("incoming")
 
 
-def _commit_left(bank: Path, catalog: Catalog) -> None:
+def commit_left(bank: Path, catalog: Catalog) -> None:
     """Commit the records that found the catalog busy, and end those whose process is gone."""
     for marker in (bank / RUNS).glob(f"*/{UNCOMMITTED}"):
         if not is_held(marker.parent / LOCK):
