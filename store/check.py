@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 
-from store.layout import METADATA, SHARD, SegmentError
+from store.layout import METADATA, SHARD, CorruptError, SegmentError
 from store.locks import WRITER_LOCK
 from store.manifest import NAME as MANIFEST
 from store.manifest import items_between, manifest_problems, name_items, read_manifest
@@ -45,27 +45,34 @@ def segment_problems(path: Path) -> list[str]:
 def inspect_segment(path: Path) -> list[Problem]:
     """As ``segment_problems``, with the clips as data."""
     path = Path(path)
-    table, attributes, found = _manifest(path)
+    try:
+        table, attributes = read_manifest(path, verify=False)
+        found = []
+    except SegmentError as error:
+        table, attributes = None, None
+        found = [Problem(str(error), None)]
     try:
         segment = Segment(path)
     except SegmentError as error:
         items = None if table is None else items_between(table)
         return [Problem(f"{error} (clips: {name_items(items)})", items), *found]
     if table is not None:
-        found += [
-            Problem(f"{path / MANIFEST}: {line}", None) for line in manifest_problems(table, segment.frames)
-        ]
-    if attributes is not None and attributes != segment.attributes:
-        found.append(Problem(f"{path}: {MANIFEST} and {METADATA} describe different features", None))
+        found += _manifest_problems(segment, table, attributes)
     labels = [Problem(f"{path}: mislabelled: {line}", None) for line in _label_problems(segment)]
     return [*found, *labels, *_strays(path), *_damage(segment, table)]
 
 
-def _manifest(path: Path) -> tuple[pa.Table | None, dict[str, Any] | None, list[Problem]]:
+def _manifest_problems(
+    segment: Segment, table: pa.Table, attributes: dict[str, Any] | None
+) -> Iterator[Problem]:
     try:
-        return *read_manifest(path), []
-    except SegmentError as error:
-        return None, None, [Problem(str(error), None)]
+        segment.manifest()
+    except CorruptError as error:
+        yield Problem(str(error), items_between(table))
+    for line in manifest_problems(table, segment.frames):
+        yield Problem(f"{segment.path / MANIFEST}: {line}", None)
+    if attributes != segment.attributes:
+        yield Problem(f"{segment.path}: {MANIFEST} and {METADATA} describe different features", None)
 
 
 def _damage(segment: Segment, table: pa.Table | None) -> Iterator[Problem]:

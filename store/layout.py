@@ -136,8 +136,13 @@ class Layout:
         body = entries.tobytes()
         return body + crc32c(body).to_bytes(CRC_BYTES, "little")
 
-    def metadata(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        """The ``zarr.json`` of this segment; ``attributes`` go under the key ``framebank``."""
+    def metadata(self, attributes: Mapping[str, Any], manifest_crc32c: int) -> dict[str, Any]:
+        """The ``zarr.json`` of this segment, which vouches for itself and for the manifest.
+
+        Args:
+            attributes: What the features are; goes under the key ``framebank``.
+            manifest_crc32c: Of the bytes of ``manifest.parquet``.
+        """
         stored = DTYPES[self.dtype]
         crc = {"name": "crc32c"}
         little = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -148,7 +153,7 @@ class Layout:
             "index_location": "end",
         }
         shard_shape = [self.chunks * self.inner_frames, self.tokens, self.dim]
-        return {
+        described = {
             "zarr_format": 3,
             "node_type": "array",
             "shape": [self.frames, self.tokens, self.dim],
@@ -158,15 +163,21 @@ class Layout:
             "fill_value": stored.fill_value,
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
             "dimension_names": ["frame", "token", "dim"],
-            "attributes": {"framebank": dict(attributes), "logical_dtype": self.dtype},
+            "attributes": {
+                "framebank": dict(attributes),
+                "logical_dtype": self.dtype,
+                "manifest_crc32c": manifest_crc32c,
+            },
         }
+        described["attributes"]["crc32c"] = crc32c(json.dumps(described, sort_keys=True).encode())
+        return described
 
 
-def read_metadata(path: Path) -> tuple[Layout, dict[str, Any]]:
-    """``zarr.json`` of the segment at ``path`` -> its geometry and its ``framebank`` attributes.
+def read_metadata(path: Path) -> tuple[Layout, dict[str, Any], int]:
+    """``zarr.json`` of the segment at ``path`` -> geometry, ``framebank`` attributes, the manifest's crc32c.
 
     Raises:
-        SegmentError: If there is none, it is not JSON, or it describes another layout than ours.
+        SegmentError: If there is none, it is not JSON, was altered, or describes another layout than ours.
     """
     where = path / METADATA
     try:
@@ -177,18 +188,19 @@ def read_metadata(path: Path) -> tuple[Layout, dict[str, Any]]:
         raise SegmentError(f"{where}: not JSON ({error}); {_REEXTRACT}") from error
     except OSError as error:
         raise SegmentError(f"{where}: cannot be read ({error.strerror}); check its permissions") from error
-    layout, attributes = _parse(metadata, where)
-    if layout.metadata(attributes) != metadata:
-        raise SegmentError(f"{where}: describes another layout than FrameBank writes; {_REEXTRACT}")
-    return layout, attributes
+    layout, attributes, manifest_crc32c = _parse(metadata, where)
+    if layout.metadata(attributes, manifest_crc32c) != metadata:
+        raise SegmentError(f"{where}: altered, or not of the layout that FrameBank writes; {_REEXTRACT}")
+    return layout, attributes, manifest_crc32c
 
 
-def _parse(metadata: Any, where: Path) -> tuple[Layout, dict[str, Any]]:
+def _parse(metadata: Any, where: Path) -> tuple[Layout, dict[str, Any], int]:
     try:
         frames, tokens, dim = (int(size) for size in metadata["shape"])
         inner = int(metadata["codecs"][0]["configuration"]["chunk_shape"][0])
-        attributes = metadata["attributes"]["framebank"]
+        attributes = dict(metadata["attributes"]["framebank"])
         dtype = metadata["attributes"]["logical_dtype"]
+        manifest_crc32c = int(metadata["attributes"]["manifest_crc32c"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise SegmentError(f"{where}: lacks {error} of a FrameBank segment; {_REEXTRACT}") from error
     stored_type(dtype, str(where))
@@ -196,7 +208,7 @@ def _parse(metadata: Any, where: Path) -> tuple[Layout, dict[str, Any]]:
         raise SegmentError(
             f"{where}: shape {[frames, tokens, dim]} in chunks of {inner}; all must be positive"
         )
-    return Layout(frames, tokens, dim, dtype, inner), attributes
+    return Layout(frames, tokens, dim, dtype, inner), attributes, manifest_crc32c
 
 
 _REEXTRACT = "`python -m store check` names its clips, extracting again replaces them"

@@ -4,8 +4,8 @@ One row per clip in the order of their frames; the file's metadata key ``frameba
 ``zarr.json`` carries too: dataset, modality, the feature set's whole configuration, field, format.
 """
 
+import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from store.layout import SegmentError
+from store.durable import write_durably
+from store.layout import METADATA, CorruptError, SegmentError, crc32c, read_metadata
 
 NAME = "manifest.parquet"
 METADATA_KEY = b"framebank"
@@ -42,42 +43,55 @@ def conform(table: pa.Table) -> pa.Table:
     return table.select(SCHEMA.names).replace_schema_metadata(None).cast(SCHEMA)
 
 
-def write_manifest(directory: Path, table: pa.Table, attributes: Mapping[str, Any]) -> None:
-    """Write ``table`` (columns of ``SCHEMA``) durably into a segment's folder."""
+def write_manifest(directory: Path, table: pa.Table, attributes: Mapping[str, Any]) -> int:
+    """Write ``table`` (columns of ``SCHEMA``) durably into a segment's folder; the crc32c of the file."""
     import pyarrow.parquet as pq
 
     described = conform(table).replace_schema_metadata(
         {METADATA_KEY: json.dumps(dict(attributes), sort_keys=True)}
     )
-    with open(directory / NAME, "wb") as file:
-        pq.write_table(described, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
+    content = io.BytesIO()
+    pq.write_table(described, content, compression="zstd")
+    write_durably(directory / NAME, content.getvalue())
+    return crc32c(content.getvalue())
 
 
-def read_manifest(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
+def read_manifest(directory: Path, verify: bool = True) -> tuple[pa.Table, dict[str, Any]]:
     """The rows and the attributes of the segment at ``directory``.
 
-    Raises:
-        SegmentError: If the manifest is missing, unreadable or has other columns.
-    """
-    import pyarrow.parquet as pq
+    Args:
+        directory: The segment's folder.
+        verify: Whether to compare it with the checksum in ``zarr.json``; off only to name the clips of a
+            segment that is damaged anyway.
 
+    Raises:
+        SegmentError: If the manifest is missing, unreadable, or has other columns.
+        CorruptError: If its bytes differ from their checksum.
+    """
     path = directory / NAME
     try:
-        table = pq.read_table(path, partitioning=None)
-        attributes = json.loads((table.schema.metadata or {})[METADATA_KEY])
+        content = path.read_bytes()
     except FileNotFoundError:
         raise SegmentError(f"{directory}: has no {NAME}; extract its clips again") from None
+    if verify and crc32c(content) != read_metadata(directory)[2]:
+        raise CorruptError(f"{path}: differs from its checksum in {METADATA}; extract its clips again")
+    return _parse(path, content)
+
+
+def _parse(path: Path, content: bytes) -> tuple[pa.Table, dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(content), partitioning=None)
+        attributes = json.loads((table.schema.metadata or {})[METADATA_KEY])
     except KeyError:
         raise SegmentError(f"{path}: its metadata lack `framebank`; extract its clips again") from None
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise SegmentError(
-            f"{path}: unreadable ({str(error).splitlines()[0]}); extract its clips again"
-        ) from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        cause = str(error).splitlines()[0]
+        raise SegmentError(f"{path}: unreadable ({cause}); extract its clips again") from error
     if not table.schema.equals(SCHEMA, check_metadata=False):
         raise SegmentError(f"{path}: columns {table.schema.names}; expected {SCHEMA.names}")
-    return table, attributes
+    return table.replace_schema_metadata(None), attributes
 
 
 def manifest_problems(table: pa.Table, frames: int) -> list[str]:

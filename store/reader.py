@@ -207,9 +207,9 @@ class SegmentPool:
         """Drop all maps and the prefetching thread; the pool can be used again."""
         with self._lock:
             self._opened.clear()
-            if self._advisor is not None:
-                self._advisor.shutdown(wait=True, cancel_futures=True)
-                self._advisor = None
+            advisor, self._advisor = self._advisor, None
+        if advisor is not None:  # outside the lock, which its thread may be waiting for
+            advisor.shutdown(wait=True, cancel_futures=True)
 
 
 def _copy(values: np.ndarray, pieces: Pieces, opened: Mapping[int, Segment]) -> None:

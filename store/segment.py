@@ -259,10 +259,9 @@ class SegmentWriter:
         return layout
 
     def _publish(self, layout: Layout, manifest: pa.Table) -> None:
-        write_durably(
-            self.partial / METADATA, json.dumps(layout.metadata(self.attributes), indent=1).encode()
-        )
-        write_manifest(self.partial, manifest, self.attributes)
+        manifest_crc32c = write_manifest(self.partial, manifest, self.attributes)
+        metadata = json.dumps(layout.metadata(self.attributes, manifest_crc32c), indent=1)
+        write_durably(self.partial / METADATA, metadata.encode())
         directory = (self.partial / SHARD).parent
         while directory != self.final.parent:
             sync_directory(directory)
