@@ -37,9 +37,11 @@ def run(
     """
     from jsonargparse import auto_cli
 
+    arguments = _plain(sys.argv[1:] if argv is None else argv, component)
+    components: Any = dict(component) if isinstance(component, Mapping) else component
     try:
-        code = auto_cli(dict(component) if isinstance(component, Mapping) else component, args=argv, prog=prog)
-    except (FrameBankError, *expected) as error:
+        code = auto_cli(components, args=arguments, prog=prog, parser_class=_parser(component))
+    except tuple([FrameBankError, *expected]) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE) from None
     except BrokenPipeError:
@@ -49,6 +51,54 @@ def run(
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
+def _plain(argv: Sequence[str], component: Command | Mapping[str, Command]) -> list[str]:
+    """Hyphens in option names -> underscores; a bare switch ``--register-only`` -> ``--register_only true``."""
+    named = isinstance(component, Mapping)
+    function = component.get(argv[0]) if isinstance(component, Mapping) and argv else component
+    flags = _flags(function) if callable(function) else set()
+    plain: list[str] = list(argv[:1]) if named else []
+    for place, given in enumerate(argv[len(plain) :], len(plain) + 1):
+        name, equals, value = given.partition("=")
+        if name.startswith("--") and len(name) > 2:
+            name = "--" + name[2:].replace("-", "_")
+            plain.append(name + equals + value)
+            bare = not equals and (place == len(argv) or argv[place].lower() not in ("true", "false"))
+            plain += ["true"] if name[2:] in flags and bare else []
+        else:
+            plain.append(given)
+    return plain
+
+
+def _flags(function: Callable[..., Any]) -> set[str]:
+    """Names of a function's parameters that are switches."""
+    import inspect
+
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name for each in parameters if each.annotation in (bool, "bool")}
+
+
+def _parser(component: Command | Mapping[str, Command]) -> type:
+    """The parser class: hyphens in the help's option names, the docstring's explanation below them."""
+    import inspect
+    import re
+
+    from jsonargparse import ArgumentParser
+
+    documented = "" if isinstance(component, Mapping) else inspect.getdoc(component) or ""
+    explanation = documented.partition("\n\n")[2].partition("\nArgs:")[0].strip()
+
+    class Parser(ArgumentParser):
+        def format_help(self, *formatter: Any) -> str:
+            text = super().format_help(*formatter)
+            text = re.sub(r"(?<=[\s\[,]--)[a-z_.]+", lambda name: name[0].replace("_", "-"), text)
+            text = re.sub(r"(--[a-z.-]+) \{true,false\}", r"\1", text)
+            return f"{text}\n{explanation}\n" if explanation else text
+
+    return Parser
+
+
 def resolved(**values: Any) -> dict[str, Any]:
     """The call's arguments as a JSON-able dict, for ``runs``: paths become strings, None is kept."""
-    return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in values.items()}
+    return {
+        key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in values.items()
+    }

@@ -1,0 +1,44 @@
+"""Stopping on purpose: Ctrl-C and SIGTERM let a run commit what is done; a second one ends it at once."""
+
+import signal
+from types import FrameType
+from typing import Any, Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption:
+    """While in its context, the first SIGINT or SIGTERM only sets :attr:`reason`.
+
+    Works in the main thread only, as Python's signal handlers do.
+
+    Attributes:
+        number: The signal's number; None until one comes.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def reason(self) -> str | None:
+        """Why to stop; None to go on."""
+        return None if self.number is None else f"interrupted ({signal.Signals(self.number).name})"
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells report it."""
+        return 128 + (self.number or 0)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None:
+            raise KeyboardInterrupt
+        self.number = number
