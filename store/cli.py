@@ -37,11 +37,12 @@ def run(
     """
     from jsonargparse import auto_cli
 
+    errors: tuple[type[Exception], ...] = (FrameBankError, *expected)
     arguments = _plain(sys.argv[1:] if argv is None else argv, component)
     components: Any = dict(component) if isinstance(component, Mapping) else component
     try:
         code = auto_cli(components, args=arguments, prog=prog, parser_class=_parser(component))
-    except tuple([FrameBankError, *expected]) as error:
+    except errors as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE) from None
     except BrokenPipeError:
@@ -52,7 +53,7 @@ def run(
 
 
 def _plain(argv: Sequence[str], component: Command | Mapping[str, Command]) -> list[str]:
-    """Hyphens in option names -> underscores; a bare switch ``--register-only`` -> ``--register_only true``."""
+    """Hyphens in option names -> underscores; a bare switch ``--quiet`` -> ``--quiet true``."""
     named = isinstance(component, Mapping)
     function = component.get(argv[0]) if isinstance(component, Mapping) and argv else component
     flags = _flags(function) if callable(function) else set()

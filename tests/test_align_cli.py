@@ -63,7 +63,7 @@ def command(*arguments, cwd=None, check=None):
 def test_help_answers_within_a_second_and_names_the_recipe():
     began = time.perf_counter()
     done = command("--help", check=0)
-    assert "--pairs" in done.stdout and "--train.learning_rate" in done.stdout
+    assert "--pairs" in done.stdout and "--train.learning-rate" in done.stdout
     assert time.perf_counter() - began < 1
 
 
