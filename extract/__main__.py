@@ -28,10 +28,10 @@ def extract(
 ) -> int:
     """Encode clips once, into the bank: decode what is missing, encode it, store it.
 
-    Registers the dataset (clips, protocols, captions, class texts), asks the catalog which clips lack features,
-    and does only those. Run it again after an interruption, or after adding or replacing files, and it does the
-    rest; with nothing missing it says so and does nothing. Another sampling, encoder or precision writes another
-    feature set beside the first.
+    Registers the dataset (clips, protocols, captions, class texts), asks the catalog which clips lack
+    features, and does only those. Run it again after an interruption, or after adding or replacing files, and
+    it does the rest; with nothing missing it says so and does nothing. Another sampling, encoder or precision
+    writes another feature set beside the first.
 
     Examples:
       python -m extract --dataset ntu --root /data/ntu            all its modalities; the root is remembered
@@ -43,12 +43,12 @@ def extract(
       python -m store sql "SELECT * FROM coverage"                what there is
       python -m store sql "SELECT clip_id, stage, error FROM failures"
 
-    Exit status: 0 all done; 1 some clips failed (they are in the table `failures`, and tried again next time);
-    2 bad usage; 130 or 143 interrupted (what was done is committed).
+    Exit status: 0 all done; 1 some clips failed (they are in the table `failures`, and tried again next
+    time); 2 bad usage; 130 or 143 interrupted (what was done is committed).
 
     Args:
         dataset: A name under configs/datasets, or the path of such a YAML.
-        modality: Comma-separated: rgb, ir, depth, skeleton, inertial, text. All that the YAML lists if omitted.
+        modality: Comma-separated: rgb, ir, depth, skeleton, inertial, text. All of the YAML's if omitted.
         root: Folder of the media. Needed once; the bank remembers it.
         bank: Folder of the bank; made if absent.
         encoder: Instead of the YAML's: efficientnet-lite0, clip, joints, imu, minilm.

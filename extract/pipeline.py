@@ -6,6 +6,7 @@ memory stays bounded whatever the speeds. A clip that fails goes to the ledger, 
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -53,10 +54,10 @@ def extract_clips(
     Raises:
         FrameBankError: If nothing can be extracted at all (a full disk, decode processes that don't start).
     """
-    outcome = Outcome(planned=len(wanted))
-    if wanted:
-        with ExitStack() as stack:
-            _Extraction(bank, task, pool, run, limits, wanted, stack).work(outcome, stop)
+    outcome, start = Outcome(planned=len(wanted)), time.monotonic()
+    with ExitStack() as stack:
+        _Extraction(bank, task, pool, run, limits, wanted, stack).work(outcome, stop)
+    outcome.seconds = time.monotonic() - start
     return outcome
 
 
@@ -195,7 +196,7 @@ class _Extraction:
         self.progress.show()
 
     def _record(self, outcome: Outcome) -> None:
-        outcome.added, outcome.failed = self.out.added, self.out.failed
+        outcome.added, outcome.failed, outcome.skipped = self.out.added, self.out.failed, self.out.skipped
         outcome.notes = self.notes
         outcome.commonest_error = self.out.commonest_error() if self.out.failed else None
         detail = {

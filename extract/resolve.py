@@ -1,4 +1,4 @@
-"""Command line and dataset YAML -> tasks: which encoder, sampling, fields and precision, all of them resolved."""
+"""Command line and dataset YAML -> tasks: encoder, sampling, fields and precision, all of them resolved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class UnknownFieldError(FrameBankError, KeyError):
 
 @dataclass(frozen=True)
 class Choices:
-    """What the command line says about encoding; None leaves it to the dataset's YAML, then to the encoder."""
+    """What the command line says about encoding; None leaves it to the dataset's YAML, or the encoder."""
 
     encoder: str | None = None
     weights: str | None = None
@@ -70,8 +70,8 @@ def modalities(bank: Bank, config: DatasetConfig, asked: str | None, choices: Ch
 def clip_task(bank: Bank, config: DatasetConfig, modality: str, choices: Choices) -> Task:
     """Everything that decides the features of one of the dataset's modalities.
 
-    The YAML's sampling, fields and options belong to the YAML's encoder; another encoder, chosen on the command
-    line, comes with its own.
+    The YAML's sampling, fields and options belong to the YAML's encoder; another encoder, chosen on the
+    command line, comes with its own.
 
     Raises:
         UnknownNameError, EncoderError, UnknownFieldError, SamplingError: For what cannot be.

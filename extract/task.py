@@ -76,6 +76,8 @@ class Outcome:
         planned: (item, view) rows that were missing.
         added: Those that were stored.
         failed: Those that failed.
+        skipped: Those that another run stored meanwhile.
+        seconds: Wall time.
         stopped: Why the run ended before its time; None if it didn't.
         notes: Things that went wrong without costing a feature, and how often.
     """
@@ -83,6 +85,8 @@ class Outcome:
     planned: int = 0
     added: int = 0
     failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
     stopped: str | None = None
     commonest_error: str | None = None
     notes: dict[str, int] = field(default_factory=dict)

@@ -51,8 +51,7 @@ def extract_texts(
     stop: Callable[[], str | None] = lambda: None,
 ) -> Outcome:
     """Encode the texts that :func:`plan_texts` listed; see :func:`extract.pipeline.extract_clips`."""
-    outcome = Outcome(planned=len(wanted))
-    seconds = 0.0
+    outcome, started, seconds = Outcome(planned=len(wanted)), time.monotonic(), 0.0
     with (
         bank.writer(TEXTS, TEXT, task.spec, [task.field], **limits.writer_options()) as writer,
         Progress(f"texts {task.spec.name}", len(wanted), "texts") as progress,
@@ -69,7 +68,7 @@ def extract_texts(
                 break
         out.drain()
         progress.update(out.finished, out.failed, {"encode": seconds, "write": out.seconds})
-    outcome.added, outcome.failed = out.added, out.failed
+    outcome.added, outcome.failed, outcome.seconds = out.added, out.failed, time.monotonic() - started
     outcome.commonest_error = out.commonest_error() if out.failed else None
     detail = {"dataset": TEXTS, "modality": TEXT, "feature_set": task.spec.name}
     values = {"clips": out.added, "failed": out.failed, "bytes": out.nbytes, "encode_seconds": seconds}
