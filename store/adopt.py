@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from store.commit import FeatureSet, Finished, commit_features
+from store.commit import FeatureSet, Finished, commit_features, conflicting
 from store.layout import SHARD, SegmentError
 from store.locks import PARTIAL, writer_lives
 from store.manifest import read_manifest
@@ -33,7 +33,9 @@ def is_segment_name(name: str) -> bool:
     return len(name) == SEGMENT_ID_CHARACTERS and PARTIAL not in name
 
 
-def unknown_segments(bank: Path, catalog: "Catalog", folder: Path) -> list[Path]:
+def unknown_segments(
+    bank: Path, catalog: "Catalog", folder: Path, timeout_seconds: float | None = None
+) -> list[Path]:
     """Finished segments below ``folder`` that belong to no running writer and to no row of the catalog.
 
     The order matters: a segment that is committed between our listing and our query has a row then.
@@ -46,6 +48,7 @@ def unknown_segments(bank: Path, catalog: "Catalog", folder: Path) -> list[Path]
     known = catalog.read(
         "SELECT segment_id FROM segments WHERE segment_id IN (SELECT segment_id FROM found)",
         tables={"found": pa.table({"segment_id": [path.name for path in idle]})},
+        timeout_seconds=timeout_seconds,
     )
     committed = set(known["segment_id"].to_pylist())
     return [path for path in idle if path.name not in committed]
@@ -68,16 +71,21 @@ def described(bank: Path, path: Path) -> tuple[FeatureSet, Finished]:
     return FeatureSet.from_attributes(attributes), finished
 
 
-def adopt(bank: Path, catalog: "Catalog", folder: Path | None = None) -> list[str]:
+def adopt(
+    bank: Path, catalog: "Catalog", folder: Path | None = None, timeout_seconds: float | None = None
+) -> list[str]:
     """Commit the segments below ``folder`` (all of the bank by default) that nobody committed.
 
     Segments that cannot be read, or hold only rows that newer ones replaced, are left for ``gc``.
 
     Returns:
         Ids of the segments that are visible now.
+
+    Raises:
+        CatalogBusyError: If another process holds the catalog for longer than the timeout.
     """
     groups: dict[tuple[str, str, str], tuple[FeatureSet, list[Finished]]] = {}
-    for path in unknown_segments(bank, catalog, folder or bank / FEATURES):
+    for path in unknown_segments(bank, catalog, folder or bank / FEATURES, timeout_seconds):
         try:
             owner, finished = described(bank, path)
         except SegmentError:
@@ -86,8 +94,10 @@ def adopt(bank: Path, catalog: "Catalog", folder: Path | None = None) -> list[st
         groups.setdefault(key, (owner, []))[1].append(finished)
     adopted: list[str] = []
     for owner, finished_ones in groups.values():
-        with catalog.transaction() as connection:
+        with catalog.transaction(timeout_seconds) as connection:
             wanted = _still_there(bank, connection, finished_ones)
+            refused = {one.segment_id for one in conflicting(connection, owner, wanted)}
+            wanted = [one for one in wanted if one.segment_id not in refused]
             adopted += commit_features(connection, owner, wanted, newest=False)
     return adopted
 

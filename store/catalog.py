@@ -152,7 +152,7 @@ class Catalog:
             raise ReadOnlyBankError(f"{self.path.parent}: read-only; only reading commands work on this bank")
         with self._lock:
             if self._open is not None or self._readers:
-                raise CatalogError(f"{self.path}: transaction inside another use of the catalog; end that first")
+                raise CatalogError(f"{self.path}: transaction inside another use of it; end that first")
             self._open = connection = self._connect(False, timeout_seconds)
             try:
                 connection.execute("BEGIN TRANSACTION")

@@ -105,8 +105,9 @@ def commit_features(
     if not finished:
         return []
     _ensure_set(connection, owner)
-    for one in finished:
-        _check_field(connection, owner, one.field)
+    for one in conflicting(connection, owner, finished):
+        stored = field_shapes(connection, owner).get(one.field.name, finished[0].field)
+        require_shape(owner, stored, one.field)
     rows = pa.concat_tables(one.rows() for one in finished)
     connection.register("incoming", rows)
     connection.execute(
@@ -227,14 +228,33 @@ def _ensure_set(connection: "duckdb.DuckDBPyConnection", owner: FeatureSet) -> N
         )  # fmt: skip
 
 
-def _check_field(connection: "duckdb.DuckDBPyConnection", owner: FeatureSet, field: FieldSpec) -> None:
+def conflicting(
+    connection: "duckdb.DuckDBPyConnection", owner: FeatureSet, finished: Sequence[Finished]
+) -> list[Finished]:
+    """Those whose field has another shape or dtype than in the catalog, or than in the first of them."""
+    shapes = field_shapes(connection, owner)
+    return [one for one in finished if shapes.setdefault(one.field.name, one.field) != one.field]
+
+
+def field_shapes(connection: "duckdb.DuckDBPyConnection", owner: FeatureSet) -> dict[str, FieldSpec]:
+    """The fields of a feature set as they are stored."""
     rows = connection.execute(
-        "SELECT tokens, dim, dtype FROM segments WHERE set_id = ? AND field = ? AND state = ? LIMIT 1",
-        [owner.set_id, field.name, LIVE],
+        "SELECT field, any_value(tokens), any_value(dim), any_value(dtype) FROM segments"
+        " WHERE set_id = ? AND state = ? GROUP BY field",
+        [owner.set_id, LIVE],
     ).fetchall()
-    if rows and rows[0] != (field.tokens, field.dim, field.dtype):
-        has, new = "{} x {} {}".format(*rows[0]), f"{field.tokens} x {field.dim} {field.dtype}"
+    return {row[0]: FieldSpec(*row) for row in rows}
+
+
+def require_shape(owner: FeatureSet, stored: FieldSpec | None, field: FieldSpec) -> None:
+    """Compare a field to be written with the one that is stored, if any.
+
+    Raises:
+        FieldMismatchError: If they differ.
+    """
+    if stored is not None and stored != field:
+        has, new = (f"{one.tokens} x {one.dim} {one.dtype}" for one in (stored, field))
         raise FieldMismatchError(
-            f"{owner.name}: field {field.name!r} has shape {has}, new features have {new};"
+            f"{owner.name}: field {field.name!r} is stored as {has}, new features are {new};"
             " give the encoder's `space` what makes the difference"
         )

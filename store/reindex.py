@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from store.adopt import described, segment_directories
 from store.catalog import CATALOG_FILE, Catalog, CatalogBusyError, CatalogError, NewerCatalogError
-from store.commit import FeatureSet, Finished, commit_features
+from store.commit import FeatureSet, Finished, commit_features, conflicting
 from store.layout import SegmentError
 from store.locks import writer_lives
 from store.places import FEATURES, RUNS
@@ -60,7 +60,13 @@ def reindex(path: str | Path) -> "tuple[Bank, Rebuilt]":
         for table in ("features", "segments", "feature_sets"):
             connection.execute(f"DELETE FROM {table}")
         for key, owner in owners.items():
-            done.segments += len(commit_features(connection, owner, segments[key], newest=False))
+            refused = conflicting(connection, owner, segments[key])
+            done.unreadable += [
+                f"{one.location}: its shape differs from older ones of its set" for one in refused
+            ]
+            bad = {one.segment_id for one in refused}
+            wanted = [one for one in segments[key] if one.segment_id not in bad]
+            done.segments += len(commit_features(connection, owner, wanted, newest=False))
     done.sets = len(owners)
     for record in sorted((bank.path / RUNS).glob(f"*/{RECORD}")):
         done.runs += _commit_record(bank.catalog, record, done)

@@ -15,7 +15,15 @@ import pyarrow as pa
 
 from store.adopt import adopt
 from store.catalog import CatalogBusyError, Notify, ReadOnlyBankError, say
-from store.commit import FAILURE_SCHEMA, FeatureSet, Finished, commit_failures, commit_features
+from store.commit import (
+    FAILURE_SCHEMA,
+    FeatureSet,
+    Finished,
+    commit_failures,
+    commit_features,
+    field_shapes,
+    require_shape,
+)
 from store.errors import FrameBankError
 from store.manifest import SCHEMA
 from store.places import field_directory, set_directory
@@ -114,12 +122,21 @@ class FeatureWriter:
         return len(self._pending)
 
     def __enter__(self) -> "FeatureWriter":
-        """Commit what a killed run of this feature set left, then be ready."""
+        """Commit what a killed run of this feature set left, then be ready.
+
+        Raises:
+            FieldMismatchError: If a field is stored with another shape.
+        """
         folder = set_directory(self.bank.path, self.owner.dataset, self.owner.modality, self.owner.name)
         try:
-            adopt(self.bank.path, self.bank.catalog, folder)
+            adopt(self.bank.path, self.bank.catalog, folder, PATIENCE_SECONDS)
+            with self.bank.catalog.reading(PATIENCE_SECONDS) as connection:
+                stored = field_shapes(connection, self.owner)
         except CatalogBusyError as error:
             self._tell(error)
+            return self
+        for one in self.fields.values():
+            require_shape(self.owner, stored.get(one.name), one)
         return self
 
     def add(
