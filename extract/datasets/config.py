@@ -141,19 +141,25 @@ def load_dataset(
     config = load_config(name_or_yaml, root)
     if config.adapter not in DATASETS:
         raise UnknownNameError(str(config.source), "dataset adapter", config.adapter, sorted(DATASETS))
+    module, _, attribute = DATASETS[config.adapter].partition(":")
+    adapter = getattr(importlib.import_module(module), attribute)
+    _check_root(config, getattr(adapter, "how_to_get", None))
+    _check_options(config, adapter)
+    return adapter(config.root, **config.options), replace(config, root=config.root)
+
+
+def _check_root(config: DatasetConfig, how_to_get: str | None) -> None:
+    """``how_to_get``: an adapter's command with ``{root}`` that makes the dataset, where one can."""
+    command = f", or make it: {how_to_get.format(root=config.root or 'DIR')}" if how_to_get else ""
     if config.root is None:
         raise DatasetError(
             f"dataset {config.name!r}: nobody has said where its media are; give --root DIR once, "
-            f"or `root:` in {config.source}"
+            f"or `root:` in {config.source}{command}"
         )
     if not config.root.is_dir():
         raise DatasetError(
-            f"dataset {config.name!r}: root {config.root} is no folder; give another --root DIR"
+            f"dataset {config.name!r}: root {config.root} is no folder; give another --root DIR{command}"
         )
-    module, _, attribute = DATASETS[config.adapter].partition(":")
-    adapter = getattr(importlib.import_module(module), attribute)
-    _check_options(config, adapter)
-    return adapter(config.root, **config.options), replace(config, root=config.root)
 
 
 def _yaml_path(name: str) -> Path:

@@ -5,6 +5,6 @@
 
 from extract.datasets.synthetic.actions import ACTIONS
 from extract.datasets.synthetic.corpus import generate
-from extract.datasets.synthetic.names import ClipName, CorpusError, clip_names
+from extract.datasets.synthetic.names import CorpusError, clip_names
 
-__all__ = ["ACTIONS", "ClipName", "CorpusError", "clip_names", "generate"]
+__all__ = ["ACTIONS", "CorpusError", "clip_names", "generate"]

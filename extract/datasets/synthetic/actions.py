@@ -158,7 +158,7 @@ def _bow(style: Style) -> list[Key]:
 
 def _jump(style: Style) -> list[Key]:
     height = 0.16 + 0.14 * style.depth
-    back, front = dict.fromkeys(HANDS, (0.2, -0.85, -0.35)), dict.fromkeys(HANDS, (0.25, -0.3, 0.7))
+    back, front = dict.fromkeys(HANDS, (0.2, -0.85, -0.35)), dict.fromkeys(HANDS, (0.25, -0.5, 0.55))
     dip: Pose = {"pelvis": (0.0, -0.26, -0.05), "pitch": 0.4, **_feet(0.0), **back}
     air: Pose = {"pelvis": (0.0, height, 0.0), "pitch": 0.0, **_feet(height), **front}
     ground: Pose = {"pelvis": (0.0, 0.0, 0.0), "pitch": 0.0, **_feet(0.0), **dict.fromkeys(HANDS, HAND_REST)}
@@ -224,10 +224,10 @@ ACTIONS: tuple[Action, ...] = (
     Action("wave", _wave, 1.4),
     Action("clap", _clap, 1.3),
     Action("throw", _throw, 1.2),
-    Action("kick", _kick, 1.1),
+    Action("kick", _kick, 1.2),
     Action("punch", _punch, 1.2),
     Action("bow", _bow, 1.3),
-    Action("jump", _jump, 1.1, "standing"),
+    Action("jump", _jump, 1.5, "standing"),
     Action("walk in place", _walk, 1.6),
     Action("crouch", _crouch, 1.2, "standing"),
 )

@@ -1,9 +1,11 @@
 """Captions in several phrasings per action, and the prompts that stand for a class."""
 
+from dataclasses import astuple
+
 import numpy as np
 
+from extract.datasets.ntu_names import NTUName
 from extract.datasets.synthetic.actions import ACTIONS
-from extract.datasets.synthetic.names import ClipName
 
 _STREAM = 5
 PER_CLIP = 3  # captions of each clip
@@ -127,7 +129,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
 }
 
 
-def captions(seed: int, name: ClipName) -> list[str]:
+def captions(seed: int, name: NTUName) -> list[str]:
     """What the clip shows, in ``PER_CLIP`` different phrasings.
 
     Args:
@@ -137,7 +139,7 @@ def captions(seed: int, name: ClipName) -> list[str]:
     Returns:
         Sentences in lower case without a full stop, the same for the same arguments.
     """
-    random = np.random.default_rng([seed, _STREAM, *name.numbers])
+    random = np.random.default_rng([seed, _STREAM, *astuple(name)])
     phrases = PHRASES[ACTIONS[name.action - 1].name]
     chosen = random.choice(len(phrases), PER_CLIP, replace=False)
     subjects = random.choice(len(_SUBJECTS), PER_CLIP)

@@ -11,11 +11,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from extract.datasets.ntu_names import NTUName
 from extract.datasets.synthetic.actions import ACTIONS
 from extract.datasets.synthetic.captions import captions
-from extract.datasets.synthetic.files import LAYOUT, PARTIAL, remove_partial, replacing, write_clip
+from extract.datasets.synthetic.files import LAYOUT, remove_partial, replacing, write_clip
 from extract.datasets.synthetic.films import film
-from extract.datasets.synthetic.names import ClipName, CorpusError, clip_names
+from extract.datasets.synthetic.names import CorpusError, clip_names
 
 REVISION = 1  # raise when the same arguments no longer give the same files
 RECIPE = "corpus.json"
@@ -154,7 +155,7 @@ def _claim(root: Path, recipe: Recipe) -> None:
         raise CorpusError(f"{root}: was made with {which}; ask for the same, or choose another --out")
 
 
-def _describe(root: Path, recipe: Recipe, names: Sequence[ClipName]) -> None:
+def _describe(root: Path, recipe: Recipe, names: Sequence[NTUName]) -> None:
     """Class names one a line, and captions as CMVRA keeps them; a longer list that is there stays."""
     _write(root / CLASSES, "".join(f"{action.name}\n" for action in ACTIONS[: recipe.actions]))
     lines = [json.dumps({"clip_id": str(name), "text": captions(recipe.seed, name)}) + "\n" for name in names]
@@ -164,15 +165,15 @@ def _describe(root: Path, recipe: Recipe, names: Sequence[ClipName]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    with replacing(path, path.parent / PARTIAL) as part:
+    with replacing(path.parent, path.name) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def _complete(root: Path, name: ClipName, modalities: Sequence[str]) -> bool:
+def _complete(root: Path, name: NTUName, modalities: Sequence[str]) -> bool:
     return all((root / LAYOUT[modality].format(clip=name)).exists() for modality in modalities)
 
 
-Job = tuple[Path, Recipe, ClipName, tuple[str, ...]]
+Job = tuple[Path, Recipe, NTUName, tuple[str, ...]]
 
 
 def _make(job: Job) -> None:

@@ -180,9 +180,9 @@ def _leg(
     down, ahead = _unit(ankle - knee), _turn(facing, np.array([0.12 * sign, 0.0, 1.0]))
     # A foot stands at right angles to its shin; where the shin itself points ahead, the toes point up.
     level = (down * ahead).sum(1, keepdims=True)
-    lifted = np.linalg.norm(foot, axis=1, keepdims=True) > 0.02
-    toes = np.where(lifted, ahead - level * down + np.maximum(level, 0) * np.array([0, 0.5, 0]), ahead)
-    toes = _unit(toes) * length["foot"] * 0.8
-    toes[:, 1] = np.where(lifted[:, 0], toes[:, 1], -0.5 * length["ankle_height"])
+    flat = ahead - np.array([0.0, 0.5 * length["ankle_height"] / length["foot"], 0.0])
+    hanging = ahead - level * down + np.maximum(level, 0) * np.array([0, 0.5, 0])
+    lifted = np.clip(np.linalg.norm(foot, axis=1, keepdims=True) / 0.1, 0, 1)
+    toes = 0.8 * length["foot"] * _unit(_unit(flat) + lifted * (_unit(hanging) - _unit(flat)))
     out[:, INDEX[f"{side}_knee"]], out[:, INDEX[f"{side}_ankle"]] = knee, ankle
     out[:, INDEX[f"{side}_foot"]] = ankle + toes

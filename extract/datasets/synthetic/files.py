@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ LAYOUT = {
     "skeleton": "nturgb+d_skeletons/{clip}.skeleton",
     "skeleton-npy": "nturgb+d_skeletons_npy/{clip}.skeleton.npy",
 }
-PARTIAL = ".partial"  # folder of files that are being written
+_PARTIAL = ".partial-"  # and a process: folder of what it is writing
 _BODY_ID = 72057594037900000  # Kinect's tracking ids are of this size
 _QUANTISER = 4  # of mpeg4, 1 (best) to 31
 _LEAVES = tuple(k for k in range(len(JOINTS)) if k not in PARENTS)  # Kinect gives these no orientation
@@ -36,30 +36,32 @@ def write_clip(film: Film, root: Path, clip: str, modalities: Sequence[str]) -> 
         modalities: Keys of ``LAYOUT``.
     """
     for modality in modalities:
-        with replacing(root / LAYOUT[modality].format(clip=clip), root / PARTIAL) as path:
+        with replacing(root, LAYOUT[modality].format(clip=clip)) as path:
             _WRITERS[modality](film, path, clip)
 
 
 @contextmanager
-def replacing(final: Path, partial: Path) -> Iterator[Path]:
-    """A path in the folder ``partial``, for a file or folder that becomes ``final`` once the body is done."""
+def replacing(root: Path, relative: str) -> Iterator[Path]:
+    """A path for a file or folder that becomes ``root / relative`` once the body is done."""
+    final, partial = root / relative, root / f"{_PARTIAL}{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)  # of an earlier process with this number
     for folder in (final.parent, partial):
         folder.mkdir(parents=True, exist_ok=True)
-    path = partial / f"{os.getpid()}-{final.name}"
+    path = partial / final.name
     try:
         yield path
         if final.is_dir():
             shutil.rmtree(final)
         path.replace(final)
     finally:
-        _remove(path)
+        shutil.rmtree(partial)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def remove_partial(root: Path) -> None:
+    """Remove what processes that are gone were writing."""
+    for folder in root.glob(f"{_PARTIAL}*"):
+        if not _alive(int(folder.name.removeprefix(_PARTIAL))):
+            shutil.rmtree(folder)
 
 
 def _alive(process: int) -> bool:
@@ -70,15 +72,6 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def remove_partial(root: Path) -> None:
-    """Remove what processes that are gone left in ``PARTIAL``, and the folder once it is empty."""
-    for path in (root / PARTIAL).glob("*"):
-        if not _alive(int(path.name.split("-")[0])):
-            _remove(path)
-    with suppress(OSError):
-        (root / PARTIAL).rmdir()
 
 
 def _write_video(frames: np.ndarray, pixels: str, path: Path) -> None:

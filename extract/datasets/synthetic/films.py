@@ -1,15 +1,15 @@
 """From a performance to what the sensors record: colour, infrared and depth frames, and tracked joints."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from extract.datasets.ntu_names import NTUName
 from extract.datasets.synthetic.body import STOOL, Capsule, dress, place_stool
 from extract.datasets.synthetic.figure import INDEX, pose_joints
 from extract.datasets.synthetic.motion import perform
-from extract.datasets.synthetic.names import ClipName
 from extract.datasets.synthetic.performer import Performer, make_performer
 from extract.datasets.synthetic.render import NOTHING, Buffers, draw, empty_buffers, overlay
 from extract.datasets.synthetic.scene import Camera, Room, make_camera, make_room
@@ -58,7 +58,7 @@ def _cut_noise(seed: int, sigma: float, count: int, random: np.random.Generator)
     return np.resize(np.roll(reel, -start), count)
 
 
-def film(seed: int, name: ClipName, size: tuple[int, int]) -> Film:
+def film(seed: int, name: NTUName, size: tuple[int, int]) -> Film:
     """Record one clip.
 
     Args:
@@ -72,7 +72,7 @@ def film(seed: int, name: ClipName, size: tuple[int, int]) -> Film:
     performer, joints, stool = _stage(seed, name)
     camera = make_camera(seed, name.setup, name.camera, *size)
     room = make_room(seed, name.setup, name.camera, *size)
-    random = np.random.default_rng([seed, _STREAM, *name.numbers])
+    random = np.random.default_rng([seed, _STREAM, *astuple(name)])
     body = dress(joints, performer)
     buffers = empty_buffers(len(joints), camera)
     still = empty_buffers(1, camera)
@@ -92,14 +92,14 @@ def film(seed: int, name: ClipName, size: tuple[int, int]) -> Film:
     )
 
 
-def track(seed: int, name: ClipName, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def track(seed: int, name: NTUName, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Joints, pixels and tracking states of ``film``, without rendering (some ten times faster)."""
     _, joints, _ = _stage(seed, name)
     camera = make_camera(seed, name.setup, name.camera, *size)
-    return _track(joints, camera, np.random.default_rng([seed, _STREAM, *name.numbers]))
+    return _track(joints, camera, np.random.default_rng([seed, _STREAM, *astuple(name)]))
 
 
-def _stage(seed: int, name: ClipName) -> tuple[Performer, np.ndarray, list[Capsule]]:
+def _stage(seed: int, name: NTUName) -> tuple[Performer, np.ndarray, list[Capsule]]:
     performer = make_performer(seed, name.performer)
     identity = [seed, name.setup, name.performer, name.replication, name.action]
     motion = perform(name.action, performer, identity)

@@ -1,62 +1,31 @@
-"""Clip names as NTU RGB+D writes them, and which clips a corpus of N has."""
+"""Which clips a corpus of N has: NTU RGB+D's names, in an order of which every beginning is balanced."""
 
-import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import islice
 
+from extract.datasets.ntu_names import TRAIN_PERFORMERS_60, NTUName, missing_skeletons
 from extract.datasets.synthetic.actions import ACTIONS
 from extract.datasets.synthetic.scene import AZIMUTHS, SETUPS
 from store.errors import FrameBankError
 
-# Performers by the official cross-subject rule of NTU RGB+D 60 (the same side in NTU RGB+D 120's).
-TRAIN_PERFORMERS = (1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38)
-TEST_PERFORMERS = (3, 6, 7, 10, 11, 12, 20, 21, 22, 23, 24, 26, 29, 30, 32, 33, 36, 37, 39, 40)
-_PERFORMERS = tuple(p for pair in zip(TRAIN_PERFORMERS, TEST_PERFORMERS, strict=True) for p in pair)
+_TRAIN = sorted(TRAIN_PERFORMERS_60)
+_TEST = sorted(set(range(1, 41)) - TRAIN_PERFORMERS_60)
+PERFORMERS = tuple(performer for pair in zip(_TRAIN, _TEST, strict=True) for performer in pair)
 _REPLICATIONS = 2
-_VIEWS = len(SETUPS) * len(AZIMUTHS) * _REPLICATIONS  # of one performer doing one action
+_TAKES = len(SETUPS) * len(AZIMUTHS) * _REPLICATIONS  # of one performer doing one action
 
 
 class CorpusError(FrameBankError, ValueError):
     """A corpus that cannot be made, or not here."""
 
 
-@dataclass(frozen=True)
-class ClipName:
-    """The five numbers of ``SsssCcccPpppRrrrAaaa``."""
-
-    setup: int
-    camera: int
-    performer: int
-    replication: int
-    action: int
-
-    @property
-    def numbers(self) -> tuple[int, int, int, int, int]:
-        """In the order of the name."""
-        return self.setup, self.camera, self.performer, self.replication, self.action
-
-    def __str__(self) -> str:
-        return "".join(f"{letter}{number:03d}" for letter, number in zip("SCPRA", self.numbers, strict=True))
-
-    @classmethod
-    def parse(cls, text: str) -> "ClipName":
-        """The name in the text; ValueError where it is none."""
-        match = re.fullmatch(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})", text)
-        if not match:
-            raise ValueError(f"{text!r} is no NTU clip name (SsssCcccPpppRrrrAaaa)")
-        return cls(*map(int, match.groups()))
-
-
-def most_clips(actions: int) -> int:
-    """How many clips a corpus with that many actions can have."""
-    return actions * len(_PERFORMERS) * _VIEWS
-
-
-def clip_names(clips: int, actions: int = len(ACTIONS)) -> list[ClipName]:
+def clip_names(clips: int, actions: int = len(ACTIONS)) -> list[NTUName]:
     """The names of a corpus; a smaller corpus is the beginning of a larger one.
 
     Actions take turns, and for each of them train and test performers do, so that every beginning is
     balanced over both; so do setups, cameras and replications within each part, lest the room give the action
     away. The first 40 x actions clips are all different performances, further ones add cameras, then setups.
+    The few names whose skeletons are officially missing are left out: NTU's own rules hold unchanged.
 
     Args:
         clips: How many.
@@ -66,23 +35,33 @@ def clip_names(clips: int, actions: int = len(ACTIONS)) -> list[ClipName]:
         That many different names.
 
     Raises:
-        CorpusError: If there are not so many clips or actions, or fewer than one.
+        CorpusError: If there are not so many clips or actions, or too few are asked for.
     """
     if not 2 <= actions <= len(ACTIONS):
-        raise CorpusError(f"synthetic corpus: --actions is {actions}; there are 2 to {len(ACTIONS)}")
-    most = most_clips(actions)
-    if not 1 <= clips <= most:
+        raise CorpusError(f"synthetic corpus: --actions is {actions}; 2 to {len(ACTIONS)} are accepted")
+    names = list(islice(_all_names(actions), max(clips, 0)))
+    if clips < 1 or len(names) < clips:
+        most = len(names) if clips > 0 else sum(1 for _ in _all_names(actions))
         raise CorpusError(f"synthetic corpus: --clips is {clips}; {actions} actions make 1 to {most}")
-    return [_name(*divmod(k, actions)) for k in range(clips)]
+    return names
 
 
-def _name(turn: int, action: int) -> ClipName:
-    extra, turn = divmod(turn, len(_PERFORMERS))
+def _all_names(actions: int) -> Iterator[NTUName]:
+    missing = missing_skeletons()
+    for turn in range(len(PERFORMERS) * _TAKES):
+        for action in range(actions):
+            name = _name(turn, action)
+            if str(name) not in missing:
+                yield name
+
+
+def _name(turn: int, action: int) -> NTUName:
+    extra, turn = divmod(turn, len(PERFORMERS))
     pair, part = divmod(turn, 2)
     # An even shift per action keeps train and test in turn.
-    performer = _PERFORMERS[(turn + 6 * action) % len(_PERFORMERS)]
+    performer = PERFORMERS[(turn + 6 * action) % len(PERFORMERS)]
     # 3 cameras and 8 setups have no common divisor: 24 pairs meet all combinations.
     camera = (pair + action + part + extra) % len(AZIMUTHS)
     setup = (pair + 3 * action + 4 * part + extra // len(AZIMUTHS)) % len(SETUPS)
     replication = (pair // 2 + action + extra // (len(AZIMUTHS) * len(SETUPS))) % _REPLICATIONS
-    return ClipName(tuple(SETUPS)[setup], camera + 1, performer, replication + 1, action + 1)
+    return NTUName(tuple(SETUPS)[setup], camera + 1, performer, replication + 1, action + 1)
