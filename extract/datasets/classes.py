@@ -1,5 +1,6 @@
 """Class lists, and the texts that stand for a class."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -66,5 +67,5 @@ def _from_lines(path: Path, lines: Sequence[str]) -> list[str]:
 
 
 def _pair(line: str) -> tuple[int, str] | None:
-    number, _, name = line.replace("\t", ",", 1).replace(" ", ",", 1).partition(",")
-    return (int(number), name.strip(" ,\"'")) if number.isdecimal() and name.strip() else None
+    match = re.fullmatch(r"(\d+)[\s,]+(\S.*)", line)
+    return (int(match[1]), match[2].strip(" ,\"'")) if match else None
