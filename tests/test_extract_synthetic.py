@@ -22,6 +22,8 @@ from extract.datasets.synthetic.files import LAYOUT
 from extract.datasets.synthetic.films import film, track
 from extract.datasets.synthetic.motion import perform
 from extract.datasets.synthetic.performer import make_performer
+from extract.readers import load_reader
+from extract.sampling import Sampling
 
 SMALL = (64, 48)
 ALL = tuple(LAYOUT)
@@ -260,6 +262,26 @@ def test_skeletons_follow_ntu_s_grammar(corpus):
     assert np.all((abs(lengths - 1) < 1e-4) | (lengths == 0))
     array = np.load(corpus / LAYOUT["skeleton-npy"].format(clip=name), allow_pickle=True).item()
     np.testing.assert_array_equal(array["skel_body0"], shot.joints)
+
+
+def test_the_readers_see_what_was_filmed(corpus):
+    name = clip_names(6)[3]
+    shot, every = film(3, name, SMALL), Sampling(frames="all")
+    expected = {"rgb": shot.rgb, "depth": shot.depth, "skeleton": shot.joints, "skeleton-npy": shot.joints}
+    readers = {
+        "rgb": "video",
+        "depth": "depth-png",
+        "skeleton": "ntu-skeleton",
+        "skeleton-npy": "skeleton-npy",
+    }
+    for modality, frames in expected.items():
+        read = load_reader(readers[modality]).read(corpus / LAYOUT[modality].format(clip=name), every)
+        assert read.decoded_frames == read.declared_frames == len(frames)
+        np.testing.assert_allclose(read.times_seconds, np.arange(len(frames)) / 30, atol=1e-3)
+        if modality == "rgb":
+            assert np.abs(read.values.astype(float) - frames).mean() < 8
+        else:
+            np.testing.assert_allclose(np.squeeze(read.values), frames, atol=1e-5)
 
 
 def test_captions_are_cmvra_s_jsonl_and_true(corpus):
