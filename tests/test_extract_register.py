@@ -163,9 +163,11 @@ def test_stamp_of_a_folder(tmp_path):
     first = stamp(folder)
     assert first.sample_hash and stamp(folder, first) is first
     Image.fromarray(np.full((24, 32), 9, np.uint16)).save(folder / "MDepth-00000001.png")
+    os.utime(folder, (first.mtime + 1, first.mtime + 1))
     changed = stamp(folder, first)
     assert changed.sample_hash != first.sample_hash
     (folder / "MDepth-00000017.png").unlink()
+    os.utime(folder, (changed.mtime + 1, changed.mtime + 1))  # the clock may tick once in 10 ms only
     assert stamp(folder, changed).sample_hash != changed.sample_hash
 
 
