@@ -7,6 +7,7 @@ import yaml
 
 from extract.datasets import DATASETS, DatasetError, dataset_names, load_config, load_dataset
 from extract.datasets.classes import load_names, prompt_texts
+from extract.readers import load_reader
 from extract.sampling import Sampling, SamplingError
 from store.errors import UnknownNameError
 
@@ -135,3 +136,14 @@ def test_root_of_a_yaml_is_relative_to_it_and_the_argument_wins(tmp_path):
     assert load_config(tmp_path / "mine.yaml", tmp_path / "other").root == tmp_path / "other"
     config = load_config(tmp_path / "mine.yaml")
     assert config.name == "mine" and config.modality("rgb").encoder == "efficientnet-lite0"
+
+
+def test_samples_that_come_with_the_repository_are_read():
+    adapter, config = load_dataset("samples")
+    clips = list(adapter.clips())
+    assert len(clips) >= 6 and len({clip.label_name for clip in clips}) == len(clips)
+    for clip in clips:
+        frames = load_reader("video").read(config.root / clip.media["rgb"].path, Sampling(frames=2))
+        assert frames.values.shape == (2, 480, 640, 3) and frames.values.std() > 20
+        assert frames.declared_frames == frames.decoded_frames > 50
+        assert clip.captions and clip.label_name in clip.captions[0].text
