@@ -78,37 +78,45 @@ def materialise(
     Raises:
         RecipeError: If fewer than two clips are left, texts are not encoded, or memory will not hold it.
     """
+    media = [name for name in modalities if name != TEXT]
     selected = {
-        name: [scope.select(bank, name, config, view) for view in range(scope.views)]
-        for name, config in modalities.items()
-        if name != TEXT
+        name: [scope.select(bank, name, modalities[name], view) for view in range(scope.views)]
+        for name in media
     }
-    recipes = {name: resolve_modality(name, modalities[name], views[0]) for name, views in selected.items()}
+    recipes = {name: resolve_modality(name, modalities[name], selected[name][0]) for name in media}
     texts = (
         _Texts(bank, scope.dataset, modalities[TEXT], text or TextConfig()) if TEXT in modalities else None
     )
     clips, labels, columns = _clips(bank, scope.dataset, selected)
-    present = [np.isin(clips.astype(str), views[0].items.astype(str)) for views in selected.values()]
+    present = {name: np.isin(clips.astype(str), selected[name][0].items.astype(str)) for name in media}
     if texts is not None:
         recipes[TEXT] = texts.recipe
-        present.append(np.array([len(row) > 0 for row in texts.choices(clips, labels)]))
-    keep = np.sum(present, 0) >= (2 if missing == "mask" else len(present))
-    if keep.sum() < 2:
-        counts = ", ".join(f"{name} {int(has.sum())}" for name, has in zip(recipes, present, strict=True))
-        raise RecipeError(
-            f"{bank.path}: {int(keep.sum())} clips of {scope.dataset} have the modalities together "
-            f"({counts}); check --protocol, --part and --where, or extract more"
-        )
+        present[TEXT] = np.array([len(row) > 0 for row in texts.choices(clips, labels)])
+    keep = _kept(f"{bank.path}: {scope.dataset}", present, len(modalities) if missing == "drop" else 2)
     clips, labels = clips[keep], labels[keep]
-    tracks = {}
-    for name in modalities:
-        if name == TEXT and texts is not None:
-            tracks[name] = texts.track(clips, labels)
-        else:
-            tracks[name] = _media_track(name, selected[name], recipes[name], clips)
-    recipes = {name: recipes[name] for name in modalities}
-    data = ClipData(clips, labels, tracks, {name: values[keep] for name, values in columns.items()})
-    return Materialised(scope, data, recipes, texts.source if texts is not None else None)
+    tracks = {name: _media_track(name, selected[name], recipes[name], clips) for name in media}
+    if texts is not None:
+        tracks[TEXT] = texts.track(clips, labels)
+    data = ClipData(
+        clips,
+        labels,
+        {name: tracks[name] for name in modalities},
+        {name: values[keep] for name, values in columns.items()},
+    )
+    source = texts.source if texts is not None else None
+    return Materialised(scope, data, {name: recipes[name] for name in modalities}, source)
+
+
+def _kept(where: str, present: Mapping[str, np.ndarray], at_least: int) -> np.ndarray:
+    """Which clips have so many modalities: (n,) bool."""
+    keep = np.sum(list(present.values()), 0) >= at_least
+    if keep.sum() < 2:
+        counts = ", ".join(f"{name} {int(has.sum())}" for name, has in present.items())
+        raise RecipeError(
+            f"{where}: {int(keep.sum())} clips have {at_least} modalities together ({counts}); check "
+            "--protocol, --part and --where, or extract more"
+        )
+    return keep
 
 
 class _Texts:

@@ -60,28 +60,36 @@ def prepare(config: AlignConfig, loaded: Materialised) -> Prepared:
         heads, losses, loaded.data, training, validation, config.train, config.augment, config.seed
     )
     rows = training_rows(loaded, validation)
-    record = {
+    record = _record(config, loaded, terms, heads)
+    record["training"] = {
+        "part": loaded.scope.part,
+        "where": loaded.scope.where,
+        "views": loaded.scope.views,
+        "clips": len(training),
+        "held_out": len(validation),
+        "held_out_by": by,
+        "rows_sha256": rows_digest(rows),
+    }
+    return Prepared(record, trainer, standards, rows)
+
+
+def _record(
+    config: AlignConfig, loaded: Materialised, terms: list[dict[str, Any]], heads: Heads
+) -> dict[str, Any]:
+    """config.json without the training rows: what was asked, and what it was resolved to."""
+    return {
         "format": FORMAT,
         "asked": config.as_json(),
         "dataset": loaded.scope.dataset,
         "protocol": loaded.scope.protocol,
         "embedding": config.embedding,
         "modalities": {name: own.as_json() for name, own in loaded.modalities.items()},
-        "parameters": {name: heads.parameter_count(name) for name in specs},
+        "parameters": {name: heads.parameter_count(name) for name in heads.modalities},
         "losses": terms,
         "text_source": loaded.text_source,
         "supervision": supervision(loaded.text_source, config.losses),
-        "training": {
-            "part": loaded.scope.part,
-            "where": loaded.scope.where,
-            "views": loaded.scope.views,
-            "clips": len(training),
-            "held_out": len(validation),
-            "held_out_by": by,
-            "rows_sha256": rows_digest(rows),
-        },
+        "seed": config.seed,
     }
-    return Prepared(record, trainer, standards, rows)
 
 
 def hold_out(data: ClipData, config: AlignConfig) -> tuple[str | None, np.ndarray, np.ndarray]:
