@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from store.locks import WRITER_LOCK
 from store.manifest import NAME as MANIFEST
 from store.manifest import items_between, manifest_problems, name_items, read_manifest
 from store.mapped import Segment
+from store.places import path_part
 from store.spec import FeatureSpec, SpecError
 
 EXPECTED_FILES = {METADATA, MANIFEST, WRITER_LOCK, str(SHARD)}
@@ -94,9 +94,9 @@ def _label_problems(segment: Segment) -> Iterator[str]:
         return
     if held != (layout.tokens, layout.dim, layout.dtype):
         yield f"its field is {held}, its array {(layout.tokens, layout.dim, layout.dtype)}"
-    place = tuple(unquote(part) for part in segment.path.absolute().parts[-5:-1])
-    if labels != place:
-        yield f"lies under {'/'.join(place)} and says that it is {'/'.join(map(str, labels))}"
+    place, expected = segment.path.absolute().parts[-5:-1], tuple(path_part(str(label)) for label in labels)
+    if expected != place:
+        yield f"lies under {'/'.join(place)}, belongs under {'/'.join(expected)}"
 
 
 def _strays(path: Path) -> Iterator[Problem]:

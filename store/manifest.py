@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from store.durable import write_durably
 from store.layout import METADATA, CorruptError, SegmentError, crc32c, read_metadata
 
 NAME = "manifest.parquet"
@@ -44,7 +43,7 @@ def conform(table: pa.Table) -> pa.Table:
 
 
 def write_manifest(directory: Path, table: pa.Table, attributes: Mapping[str, Any]) -> int:
-    """Write ``table`` (columns of ``SCHEMA``) durably into a segment's folder; the crc32c of the file."""
+    """Write ``table`` (columns of ``SCHEMA``) into a segment's folder; the crc32c of the file."""
     import pyarrow.parquet as pq
 
     described = conform(table).replace_schema_metadata(
@@ -52,7 +51,7 @@ def write_manifest(directory: Path, table: pa.Table, attributes: Mapping[str, An
     )
     content = io.BytesIO()
     pq.write_table(described, content, compression="zstd")
-    write_durably(directory / NAME, content.getvalue())
+    (directory / NAME).write_bytes(content.getvalue())
     return crc32c(content.getvalue())
 
 

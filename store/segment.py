@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from store.durable import make_directories, sync_directory, write_all, write_durably
+from store.durable import make_directories, sync_directory, sync_tree, write_all
 from store.errors import FrameBankError
 from store.layout import (
     CRC_BYTES,
@@ -80,8 +80,10 @@ def encode(values: np.ndarray, field: FieldSpec, where: str) -> np.ndarray:
 
 
 def _to_float16(values: np.ndarray) -> np.ndarray:
+    if values.dtype == np.float16:
+        return values
     with np.errstate(over="ignore"):  # overflow becomes infinity, which the caller finds
-        return values.astype(np.float16, copy=False)
+        return values.astype(np.float16)
 
 
 def _to_bfloat16(values: np.ndarray) -> np.ndarray:
@@ -229,7 +231,7 @@ class SegmentWriter:
             manifest: Columns of ``store.manifest.SCHEMA``, one row per ``append``, in their order.
 
         Raises:
-            SegmentError: If the manifest contradicts the frames, or the disk is full; nothing is left then.
+            SegmentError: If the manifest contradicts the frames, or the disk is full. Nothing is left then.
         """
         self._require_open()
         try:
@@ -241,6 +243,9 @@ class SegmentWriter:
         except OSError as error:
             self.abort()
             raise (error if isinstance(error, SegmentError) else self._failure(error)) from error
+        except BaseException:
+            self.abort()
+            raise
         return ClosedSegment(self.final, self.frames, layout.file_bytes, self.lease)
 
     def _finish_shard(self) -> Layout:
@@ -253,7 +258,6 @@ class SegmentWriter:
             self._write_chunks(self._rest)
         layout = Layout(self.frames, self.field.tokens, self.field.dim, self.field.dtype, self._inner)
         self._write([memoryview(layout.index())])
-        os.fsync(self._fd)
         os.close(self._fd)
         self._fd = -1
         return layout
@@ -261,11 +265,8 @@ class SegmentWriter:
     def _publish(self, layout: Layout, manifest: pa.Table) -> None:
         manifest_crc32c = write_manifest(self.partial, manifest, self.attributes)
         metadata = json.dumps(layout.metadata(self.attributes, manifest_crc32c), indent=1)
-        write_durably(self.partial / METADATA, metadata.encode())
-        directory = (self.partial / SHARD).parent
-        while directory != self.final.parent:
-            sync_directory(directory)
-            directory = directory.parent
+        (self.partial / METADATA).write_text(metadata)
+        sync_tree(self.partial)
         if self.final.exists():  # rename would replace an empty folder silently
             raise SegmentError(f"{self.final}: exists already; segment ids must be new")
         self.partial.rename(self.final)

@@ -98,16 +98,18 @@ def _relabel(path, **labels):
 def test_labels_that_contradict_the_place_or_the_manifest_are_found(written):
     _relabel(written.path, dataset="other")
     messages = segment_problems(written.path)
-    assert any("lies under toy set/rgb" in line and "says that it is other/rgb" in line for line in messages)
+    assert any(
+        "lies under toy%20set/rgb/" in line and "belongs under other/rgb/" in line for line in messages
+    )
     assert any("describe different features" in line for line in messages)
 
 
 def test_a_segment_in_a_wrong_folder_is_found(written, tmp_path):
-    target = tmp_path / "features/toy set/depth" / written.path.parent.parent.name / "embedding/segment"
+    target = tmp_path / "features/toy%20set/depth" / written.path.parent.parent.name / "embedding/segment"
     shutil.copytree(written.path, target)
     (message,) = segment_problems(target)
-    assert "mislabelled: lies under toy set/depth" in message
-    assert "toy set/rgb" in message
+    assert "mislabelled: lies under toy%20set/depth/" in message
+    assert "belongs under toy%20set/rgb/" in message
 
 
 def test_labels_that_contradict_the_array_are_found(written):
