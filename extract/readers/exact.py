@@ -26,6 +26,7 @@ class ExactDecoder:
         self._container: Any = None
         self._seek_works = table.seekable
         self._bad_packets: set[tuple[int | None, int | None]] = set()
+        self._end: tuple[int, Any] | None = None  # the last frame that decodes, once a read ran past it
 
     @property
     def damaged(self) -> int:
@@ -51,7 +52,9 @@ class ExactDecoder:
         frames: Iterator[tuple[int, Any]] = iter(())
         last: tuple[int, Any] | None = None
         for wanted in keys:
-            if last is None or last[0] < wanted:
+            if self._end is not None and self._end[0] < wanted:
+                last = self._end
+            elif last is None or last[0] < wanted:
                 if last is None or self._is_further(last[0], wanted):
                     frames = self._from(int(wanted))
                 last = next((item for item in frames if item[0] >= wanted), None) or self._last()
@@ -125,10 +128,9 @@ class ExactDecoder:
     def _last(self) -> tuple[int, Any] | None:
         """The last frame that decodes: what stands in for frames beyond a cut."""
         self._rewind()
-        last = None
-        for last in self._decode():  # noqa: B007 - the loop is the way to the end
-            pass
-        return last
+        for item in self._decode():
+            self._end = item
+        return self._end
 
     def _rgb(self, frame: Any, images: list[np.ndarray]) -> np.ndarray:
         """(H, W, 3) uint8, upright, in the size of the first frame (streams may change size half-way)."""

@@ -25,7 +25,7 @@ class VideoReader:
 
     decord decodes where frame numbers can be trusted (`packets.py` says when), PyAV by timestamp elsewhere
     and where decord fails; both give the same bits (a test compares them). Frames are taken one by one:
-    decord's ``get_batch`` converts every frame it skips to RGB and so takes 1.0 to 2.2 times as long.
+    decord's ``get_batch`` converts every frame that it skips to RGB, which costs most at high resolutions.
 
     The last file stays open: the next view of a clip, or the next clip of a long recording, does not read its
     packets again.
