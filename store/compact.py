@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from store.commit import LIVE, REPLACED, FeatureSet, Finished, insert_segments, retire_empty
-from store.locks import Lease, LeaseHeldError
+from store.commit import REPLACED, FeatureSet, Finished, insert_segments, retire_empty
 from store.mapped import Segment
-from store.places import READERS_LOCK, field_directory
+from store.places import field_directory
+from store.readers import alone, share
 from store.segment import ClosedSegment, SegmentWriter, new_segment_id
 from store.spec import FeatureSpec, FieldSpec
 
@@ -98,14 +98,14 @@ def merge(bank: "Bank", group: Sequence[dict[str, Any]]) -> int:
     owner = FeatureSet(first["dataset"], first["modality"], FeatureSpec.from_json(first["spec"]))
     field = FieldSpec(first["field"], first["tokens"], first["dim"], first["dtype"])
     asked = pa.table({"segment_id": [row["segment_id"] for row in group]})
-    lease = readers_lease(field_directory(bank.path, owner.dataset, owner.modality, owner.name, field.name))
+    reading = share(field_directory(bank.path, owner.dataset, owner.modality, owner.name, field.name))
     try:
         params = {"set": owner.set_id, "field": field.name}
         rows = bank.catalog.read(ROWS, params, {"asked": asked})
         closed, moved = _rewritten(bank.path, owner, field, group, rows) if rows.num_rows else (None, None)
     finally:
-        if lease is not None:
-            lease.release()
+        if reading is not None:
+            reading.release()
     with bank.catalog.transaction() as connection:
         if closed is not None and moved is not None:
             finished = _finished(bank.path, field, closed, moved)
@@ -154,24 +154,6 @@ def _finished(bank: Path, field: FieldSpec, closed: ClosedSegment, moved: pa.Tab
     return Finished(closed.segment_id, location, field, closed.frames, closed.nbytes, _manifest(moved))
 
 
-def readers_lease(folder: Path) -> Lease | None:
-    """A reader's share of the lock on a field's folder; None where a read-only bank has no lock file."""
-    import time
-
-    for _ in range(200):  # removal holds it for moments only
-        try:
-            return Lease(folder / READERS_LOCK, shared=True)
-        except LeaseHeldError:
-            time.sleep(0.01)
-        except FileNotFoundError:
-            return None
-        except OSError:
-            if not folder.is_dir():
-                return None
-            raise
-    raise LeaseHeldError(f"{folder / READERS_LOCK}: garbage collection holds it for long; try again")
-
-
 def remove_replaced(bank: "Bank") -> list[str]:
     """Delete replaced segments that no reader can hold; their ids.
 
@@ -183,14 +165,13 @@ def remove_replaced(bank: "Bank") -> list[str]:
     folders = sorted({(bank.path / row["location"]).parent for row in rows})
     removed: list[str] = []
     for folder in folders:
-        try:
-            lease = Lease(folder / READERS_LOCK) if folder.is_dir() else None
-        except LeaseHeldError:
+        mine = [row for row in rows if (bank.path / row["location"]).parent == folder]
+        lease = alone(folder)
+        if lease is None and folder.is_dir():
             continue  # someone reads this field; a later gc removes them
-        for row in rows:
-            if (bank.path / row["location"]).parent == folder:
-                shutil.rmtree(bank.path / row["location"], ignore_errors=True)
-                removed.append(row["segment_id"])
+        for row in mine:
+            shutil.rmtree(bank.path / row["location"], ignore_errors=True)
+        removed += [row["segment_id"] for row in mine]
         if lease is not None:
             lease.release()
     _forget(bank.catalog, removed)
@@ -207,6 +188,3 @@ def _forget(catalog: "Catalog", segment_ids: Sequence[str]) -> None:
                 [REPLACED],
             )
             connection.unregister("gone")
-
-
-__all__ = ["LIVE", "compact", "merge", "merge_small", "readers_lease", "remove_replaced"]

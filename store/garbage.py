@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from store.adopt import adopt, unknown_segments
 from store.catalog import Catalog
 from store.compact import remove_replaced
-from store.locks import PARTIAL, Lease, LeaseHeldError, writer_lives
-from store.places import FEATURES, READERS_LOCK
+from store.locks import PARTIAL, writer_lives
+from store.places import FEATURES
+from store.readers import alone
 from store.runs import commit_left, end_killed
 
 if TYPE_CHECKING:
@@ -71,11 +72,10 @@ def _remove_unknown(bank: Path, catalog: Catalog) -> list[str]:
     """
     doomed: list[Path] = []
     for path in unknown_segments(bank, catalog, bank / FEATURES):
-        try:
-            with Lease(path.parent / READERS_LOCK):
+        lease = alone(path.parent)
+        if lease is not None:
+            with lease:
                 doomed += _renamed(catalog, [path])
-        except LeaseHeldError:
-            continue
     for path in doomed:
         shutil.rmtree(path, ignore_errors=True)
     return [path.name.split(PARTIAL)[0] for path in doomed]

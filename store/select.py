@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from store.catalog import fetch
 from store.commit import FeatureSet
-from store.compact import readers_lease
 from store.errors import FrameBankError, UnknownNameError
 from store.places import field_directory
+from store.readers import share
 from store.selection import Selection
 from store.spec import FeatureSpec, FieldSpec
 from store.tables import TEXTS, shortened
@@ -84,10 +84,10 @@ def select(
         if protocol is not None or part is not None:
             _check_protocol(connection, dataset, protocol, part)
     folder = field_directory(bank.path, dataset, modality, owner.name, chosen.name)
-    lease = readers_lease(folder)  # before the rows are looked up: what they name stays until we let go
+    reading = share(folder)  # before the rows are looked up: what they name stays until we let go
     with contextlib.ExitStack() as undo:
-        if lease is not None:
-            undo.callback(lease.release)
+        if reading is not None:
+            undo.callback(reading.release)
         with bank.catalog.reading() as connection:
             rows = _rows(connection, owner, chosen, where, view, protocol, part)
             rows = rows if items is None else _in_order(rows, items)
@@ -103,7 +103,7 @@ def select(
     segment = pa.compute.index_in(rows["segment_id"], place["segment_id"].combine_chunks())
     rows = rows.drop_columns(["segment_id"]).append_column("segment", segment)
     paths = {one: bank.path / location for one, location in locations.items()}
-    return Selection(bank, dataset, modality, owner.spec, chosen, view, protocol, rows, paths, names, lease)
+    return Selection(bank, dataset, modality, owner.spec, chosen, view, protocol, rows, paths, names, reading)
 
 
 def resolve_set(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from store.bank import Bank
-    from store.locks import Lease
+    from store.readers import ReadersShare
 
 
 class RowError(FrameBankError, IndexError):
@@ -52,7 +52,7 @@ class Selection:
         rows: pa.Table,
         segments: dict[str, "Path"],
         label_names: dict[int, str],
-        lease: "Lease | None",
+        reading: "ReadersShare | None",
     ):
         self.dataset, self.modality, self.spec, self.field = dataset, modality, spec, field
         self.view, self.protocol = view, protocol
@@ -64,7 +64,7 @@ class Selection:
         self._segment: np.ndarray = rows["segment"].to_numpy().astype(np.int64)
         self._first: np.ndarray = rows["first_frame"].to_numpy()
         self._bank = bank
-        self._lease = lease  # keeps garbage collection off the segments as long as this object lives
+        self._reading = reading  # keeps garbage collection off the segments as long as this object lives
         self._pool = SegmentPool(list(segments.values()), field)
         self._times: dict[int, dict[int, np.ndarray]] = {}
 
@@ -195,8 +195,8 @@ class Selection:
     def close(self) -> None:
         """Drop the maps and let garbage collection at replaced segments; the selection is of no use then."""
         self._pool.close()
-        if self._lease is not None:
-            self._lease.release()
+        if self._reading is not None:
+            self._reading.release()
 
 
 def intersect(selections: Sequence[Selection]) -> list[Selection]:

@@ -25,6 +25,7 @@ from store.commit import (
     require_shape,
 )
 from store.errors import FrameBankError
+from store.layout import SegmentError
 from store.manifest import SCHEMA
 from store.places import field_directory, set_directory
 from store.segment import (
@@ -178,7 +179,11 @@ class FeatureWriter:
         if any((item_id, view) in one.keys for name, one in self._open.items() if name in stored):
             self._close_open()  # written twice in one run: the later one counts, in a segment of its own
         for name, array in stored.items():
-            self._segment(name).add(item_id, view, array, times[name], media_key)
+            try:
+                self._segment(name).add(item_id, view, array, times[name], media_key)
+            except SegmentError:
+                del self._open[name]  # the disk is full or broken: this segment is gone
+                raise
         self.added += 1
         self._new_failures.pop(item_id, None)
         if self._is_due():
@@ -256,6 +261,11 @@ class FeatureWriter:
     ) -> None:
         try:
             done = self.commit(self.commit_timeout)
+        except FrameBankError as another:
+            if error is None:
+                raise
+            self.notify(f"{self.owner.name}: {another}")  # the first error is the one to raise
+            return
         finally:
             self._let_go()
         if not done:

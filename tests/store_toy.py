@@ -112,7 +112,7 @@ def assert_complete(bank: Bank, count: int, version: int = 1) -> None:
     assert bank.plan(DATASET, MODALITY, spec(), ["cls", "tokens"]).num_rows == 0
 
 
-def script(code: str, *arguments: object) -> subprocess.Popen:
+def script(code: str, *arguments: object, preexec_fn=None) -> subprocess.Popen:
     """Run Python code in another process, in the tests' folder, with stdin and stdout as pipes."""
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
@@ -122,6 +122,7 @@ def script(code: str, *arguments: object) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=preexec_fn,
     )
 
 
