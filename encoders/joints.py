@@ -2,10 +2,10 @@
 
 What a pose means does not depend on where the body stands, how tall it is or which way the camera looks, so
 these are taken out: the hips' centre is the origin, the torso's length the unit, and the clip's mean facing
-turns to the camera (a rotation about the vertical axis only: lying down stays lying down). What is left is
-said three times, because linear maps and small heads cannot derive one from the other over time: where a
-joint is, how far it is from its own mean over the clip (the movement, without the person's habitual posture),
-and how fast it moves. The hips' own row would be zero; it holds where the body is relative to its mean place.
+turns to the camera (a rotation about the vertical axis only: lying down stays lying down). What is left, the
+pose, is stored on its own; what tells actions apart across people is how it changes: each joint's distance
+from its own mean over the clip (its movement, without the person's habitual posture) and its velocity. The
+hips' own row would be zero; it holds where the body is relative to its mean place.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ LAYOUTS = {
     20: tuple(range(20)),  # Kinect 1, as UTD-MHAD stores it
     25: (3, 20, 1, 0, *range(4, 20)),  # Kinect 2 (NTU RGB+D); neck, finger tips and thumbs are left out
 }
-TOKEN_DIM, RAW_DIM = 9, 3
-SMOOTHING_SECONDS = 1 / 30  # of positions before they are differentiated: Kinect's joints tremble
+TOKEN_DIM = 6
+POSE_DIM = 3
+SMOOTHING_SECONDS = 0.1  # of positions before they are differentiated: Kinect's joints tremble
 MIN_TORSO_METRES = 0.05  # below it the torso is a tracking failure, not a unit
 
 
@@ -58,8 +59,7 @@ class PrepareJoints:
             times_seconds: (T,) ascending.
 
         Returns:
-            (T, persons * 20, 12) float32: position, movement and velocity (3 each), then the coordinates as
-            they were read.
+            (T, persons * 20, 12) float32: movement, velocity, pose, and the coordinates as they were read.
 
         Raises:
             EncoderError: If the joints are of no known layout, or no body is seen in any frame.
@@ -80,9 +80,10 @@ class PrepareJoints:
 class Joints:
     """Skeletons of 20 (Kinect 1) or 25 (Kinect 2, NTU) joints -> one token a joint and frame, 20 a person.
 
-    ``tokens`` (D = 9): position and movement in torso lengths, velocity in torso lengths a second. Both
-    layouts become the same 20 joints, so that heads trained on one data set fit the other. ``raw`` (D = 3):
-    the coordinates in metres as read, for heads with a normalisation of their own, and for baselines.
+    ``tokens`` (D = 6): movement in torso lengths, velocity in torso lengths a second. ``pose`` (D = 3): the
+    normalised positions, where a still posture matters (sitting, standing). ``raw`` (D = 3): the coordinates
+    in metres as read, for heads with a normalisation of their own, and for baselines. Both layouts become the
+    same 20 joints, so that heads trained on one data set fit the other.
     """
 
     name = "joints"
@@ -90,7 +91,7 @@ class Joints:
     revision = 1
     unit: Literal["clip"] = "clip"
     sampling = {"frames": "all", "max_frames": 300}
-    default_fields = ("tokens", "raw")
+    default_fields = ("tokens", "pose", "raw")
     tolerates_bf16 = False
 
     def __init__(
@@ -108,7 +109,8 @@ class Joints:
         self.device = torch.device(device)
         self.persons, self.face_camera = persons, face_camera
         tokens = persons * JOINTS
-        self.fields = {"tokens": Field("tokens", tokens, TOKEN_DIM), "raw": Field("raw", tokens, RAW_DIM)}
+        widths = {"tokens": TOKEN_DIM, "pose": POSE_DIM, "raw": POSE_DIM}
+        self.fields = {name: Field(name, tokens, width) for name, width in widths.items()}
 
     @property
     def space(self) -> dict[str, Any]:
@@ -118,7 +120,7 @@ class Joints:
             "revision": self.revision,
             "persons": self.persons,
             "face_camera": self.face_camera,
-            "smoothing_seconds": round(SMOOTHING_SECONDS, 6),
+            "smoothing_seconds": SMOOTHING_SECONDS,
         }
 
     def prepare(self) -> PrepareJoints:
@@ -126,9 +128,10 @@ class Joints:
         return PrepareJoints(self.persons, self.face_camera)
 
     def encode(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(B, T, N, 12) -> tokens (B, T, N, 9), raw (B, T, N, 3); N = 20 x persons."""
+        """(B, T, N, 12) -> tokens (B, T, N, 6), pose and raw (B, T, N, 3); N = 20 x persons."""
         values = batch.to(self.device, torch.float32)
-        return {"tokens": values[..., :TOKEN_DIM], "raw": values[..., TOKEN_DIM:]}
+        widths = [TOKEN_DIM, POSE_DIM, POSE_DIM]
+        return dict(zip(("tokens", "pose", "raw"), values.split(widths, -1), strict=True))
 
 
 def _bodies(values: np.ndarray, persons: int) -> tuple[np.ndarray, np.ndarray]:
@@ -184,10 +187,10 @@ def _frame_of(body: np.ndarray, face_camera: bool) -> tuple[np.ndarray, float, n
 def _described(
     body: np.ndarray, origin: np.ndarray, unit: float, turn: np.ndarray, times_seconds: np.ndarray
 ) -> np.ndarray:
-    """(T, 20, 3) metres -> (T, 20, 9): position, movement, velocity."""
+    """(T, 20, 3) metres -> (T, 20, 9): movement, velocity, pose."""
     pose = (body - origin) @ turn.T / unit
     pose[:, HIP_CENTRE] = ((body[:, HIP_CENTRE] - origin.mean(0)) @ turn.T) / unit
-    return np.concatenate([pose, pose - pose.mean(0), velocity(pose, times_seconds)], -1)
+    return np.concatenate([pose - pose.mean(0), velocity(pose, times_seconds), pose], -1)
 
 
 def velocity(values: np.ndarray, times_seconds: np.ndarray) -> np.ndarray:
