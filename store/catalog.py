@@ -308,6 +308,7 @@ def _opened(path: Path, read_only: bool) -> "duckdb.DuckDBPyConnection":
     connection = duckdb.connect(str(path), read_only=read_only)
     # A misspelt table must be an error, not a Python variable of the same name.
     connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET enable_progress_bar = false")  # it would go to stdout, among the results
     return connection
 
 

@@ -212,7 +212,7 @@ def _require_known(bank: "Bank", dataset: str, clips: Sequence[str], add_clips: 
     if unknown and not add_clips:
         raise ImportingError(
             f"{dataset}: clips that it does not have: {shortened(unknown)}; register the dataset"
-            f" (`python -m extract --dataset {dataset} --register-only true`) or add them: --add_clips true"
+            f" (`python -m extract --dataset {dataset} --register-only`) or add them: --add-clips"
         )
     if unknown:
         bank.register(dataset, clips=pa.table({"clip_id": unknown}))

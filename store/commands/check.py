@@ -31,7 +31,7 @@ def check(bank: str = "bank", dataset: str | None = None, forget: bool = False) 
         print(f"{dropped} rows dropped; extracting again makes them anew")
     else:
         print(
-            f"`python -m store check --forget true --bank {bank}` drops these clips from the catalog;"
+            f"`python -m store check --forget --bank {bank}` drops these clips from the catalog;"
             " extracting again makes them anew",
             file=sys.stderr,
         )
