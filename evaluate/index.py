@@ -104,10 +104,10 @@ def _counts(
     scores: np.ndarray, hits: np.ndarray, out: np.ndarray, tolerance: float, complete: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """(above, tied, relevant) (3, q) of the best hit's level, and which queries (q,) that settles."""
-    any_hit = hits.any(axis=1)
+    any_hit = np.asarray(hits.any(axis=1))
     first = np.take_along_axis(scores, hits.argmax(axis=1)[:, None], axis=1)
     best = np.where(any_hit[:, None], first, np.inf)
-    level: np.ndarray = np.abs(scores - best) <= tolerance
+    level = np.abs(scores - best) <= tolerance
     counts = [((scores > best + tolerance) & ~out).sum(1), (level & ~out).sum(1), (level & hits).sum(1)]
     # Settled once the worst score seen lies below the level: no deeper item can tie.
     return np.stack(counts), any_hit & (complete | (scores[:, -1] < best[:, 0] - tolerance))

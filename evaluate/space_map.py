@@ -1,4 +1,4 @@
-"""Embeddings of several modalities -> two dimensions, for looking only: distances on a map are not results."""
+"""Embeddings of several modalities -> two dimensions, for looking: distances on a map are not results."""
 
 from typing import Literal
 

@@ -1,0 +1,182 @@
+"""`python -m evaluate probe`: how much a linear classifier finds in each modality's features."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluate.source import AUTO, Clips, EvaluateError, Source, open_sources
+from store.cli import resolved
+
+if TYPE_CHECKING:
+    from evaluate.records import Score
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A probe's outcome on the clips to score.
+
+    Attributes:
+        hits: (n,) probability that the prediction is right (ties fairly).
+        labels: (n,) true classes.
+        confusion: (C, C) counts, row = true class.
+        strength: L2 strength chosen on held-out training groups.
+        held_out: Accuracy there.
+        classes: Number of classes in training.
+    """
+
+    hits: np.ndarray
+    labels: np.ndarray
+    confusion: np.ndarray
+    strength: float
+    held_out: float
+    classes: int
+
+
+def probe(
+    bank: str = "bank",
+    dataset: str | None = None,
+    protocol: str | None = None,
+    modalities: str | None = None,
+    checkpoint: str | None = None,
+    train_part: str = "train",
+    part: str = "test",
+    encoders: dict[str, str] | None = None,
+    fields: dict[str, str] | None = None,
+    pool: str = AUTO,
+    seed: int = 0,
+    device: str = "cpu",
+) -> int:
+    """Train a linear classifier on one part of a protocol and score it on another, for each modality.
+
+    Multinomial logistic regression, solved to its optimum; its L2 strength is chosen by cross-validation
+    within the training part, whole subjects held out. Prints and records accuracy and balanced accuracy.
+
+    Args:
+        bank: The bank's directory.
+        dataset: Which dataset; may be left out if the bank has one.
+        protocol: Which split; None: the only one, or cross-subject.
+        modalities: With commas; None: all that have features (and, with a checkpoint, a head).
+        checkpoint: run:<id>, a directory or `latest` (several with commas are averaged): probe its aligned
+            embeddings. None: raw features.
+        train_part: Part to learn from.
+        part: Part to score, once.
+        encoders: Modality -> feature set, where there are several.
+        fields: Modality -> field of that set.
+        pool: Raw features to one vector a clip: mean, cls, resample:K (order in time kept), auto.
+        seed: Of the folds.
+        device: Where to solve.
+    """
+    asked = resolved(**locals())
+    from evaluate.records import CONFUSION_FILE, print_saved, print_table, write_file
+
+    sources = open_sources(bank, dataset, protocol, checkpoint, part, encoders, fields, pool)
+    first = sources[0]
+    if first.protocol is None:
+        raise EvaluateError(
+            f"{first.dataset}: a probe needs a protocol with parts; the dataset's adapter gives them, "
+            f"python -m extract --dataset {first.dataset} --register-only --bank {bank}"
+        )
+    asked |= {"dataset": first.dataset, "protocol": first.protocol}
+    rows, matrices = [], []
+    with first.bank.record_run("evaluate probe", asked) as run:
+        for modality in first.modalities(modalities):
+            print(f"probing {modality}", file=sys.stderr)
+            outcome = probe_modality(sources, modality, train_part, part, seed, device)
+            for score in outcome.scores:
+                score.record(run, "probe")
+            rows.append(outcome.row)
+            matrices.append(outcome.matrix)
+        write_file(run, CONFUSION_FILE, matrices)
+        run.used(*(selection for source in sources for selection in source.used))
+    print(f"{first.dataset}, {first.protocol}: learnt on {train_part}, scored on {part}; percent [95 %]\n")
+    print_table(rows)
+    print_saved(sources)
+    return 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A modality's probe over all checkpoints: scores to record, a row to print, a matrix to draw."""
+
+    scores: "list[Score]"
+    row: dict[str, Any]
+    matrix: dict[str, Any]
+
+
+def probe_modality(
+    sources: Sequence[Source], modality: str, train_part: str, part: str, seed: int = 0, device: str = "cpu"
+) -> Outcome:
+    """Probe one modality by each source (checkpoint) and average over them, clip by clip."""
+    from evaluate.records import confusion_entry, percent, share
+
+    classes = len(sources[0].label_names)
+    probed, features = [], ""
+    for source in sources:
+        train, test = source.clips(modality, train_part), source.clips(modality, part)
+        probed.append(probe_clips(train, test, classes, seed, device))
+        features = test.features
+    hits, labels = np.mean([one.hits for one in probed], axis=0), probed[0].labels
+    detail = {
+        "modality": modality,
+        "source": " ".join(source.name for source in sources),
+        "features": features,
+        "chance": 1 / probed[0].classes,
+        "strength": [one.strength for one in probed],
+        "held_out_accuracy": [one.held_out for one in probed],
+        "each": [float(one.hits.mean()) for one in probed],
+        "supervision": sources[0].supervision,
+    }
+    total = share("accuracy", hits, detail)
+    balanced = share("balanced_accuracy", hits, detail, labels)
+    row = {
+        "modality": modality,
+        "features": features,
+        "accuracy": percent(total),
+        "balanced": percent(balanced),
+        "chance": f"{100 / probed[0].classes:.1f}",
+        "n": len(hits),
+        "L2": ", ".join(f"{one.strength:g}" for one in probed),
+    }
+    matrix = np.mean([one.confusion for one in probed], axis=0)
+    shown = {key: detail[key] for key in ("modality", "source", "features", "supervision")}
+    entry = confusion_entry(matrix, sources[0].label_names, accuracy=total.value, **shown)
+    return Outcome([total, balanced], row, entry)
+
+
+def probe_clips(train: Clips, test: Clips, classes: int, seed: int = 0, device: str = "cpu") -> Probed:
+    """Fit on ``train``, score on ``test``; clips without a label are left out.
+
+    Raises:
+        LeakageError: If a clip is on both sides.
+        EvaluateError: If nothing is left to fit or score.
+    """
+    from evaluate.leakage import refuse_overlap
+    from evaluate.logistic import TIE, choose_strength, fit_logistic
+    from evaluate.metrics import expected_confusion, top_k_hits
+
+    refuse_overlap("probe", train.items, test.items, "clips to score", "use parts that share none")
+    known, scored = train.labels >= 0, test.labels >= 0
+    if not known.any() or not scored.any():
+        raise EvaluateError(
+            f"probe: {train.modality} has {known.sum()} labelled clips to learn from and "
+            f"{scored.sum()} to score; both are needed"
+        )
+    groups = train.subjects[known]
+    several = all(group is not None for group in groups) and len(set(groups)) > 1
+    features, labels = train.vectors[known], train.labels[known]
+    strength, means = choose_strength(
+        features, labels, groups.astype(str) if several else None, seed=seed, device=device
+    )
+    model = fit_logistic(features, labels, strength, device)
+    scores, truth = model.scores(test.vectors[scored], classes), test.labels[scored]
+    return Probed(
+        top_k_hits(scores, truth, tolerance=TIE),
+        truth,
+        expected_confusion(scores, truth, tolerance=TIE),
+        strength,
+        means[strength],
+        len(model.classes),
+    )

@@ -1,0 +1,297 @@
+"""Where an evaluation's vectors come from: stored features as they are, or a checkpoint's embeddings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from store.errors import FrameBankError
+from store.tables import TEXT, TEXTS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from align.alignment import Alignment
+    from store.bank import Bank
+    from store.selection import Selection
+
+AUTO = "auto"
+AUTO_STEPS = 8  # frames that `auto` keeps of a sequence, in order
+AUTO_MOST_VALUES = 100_000  # per clip; above it `auto` takes the mean
+
+
+class EvaluateError(FrameBankError, ValueError):
+    """An evaluation that this bank, protocol or checkpoint cannot give."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Vectors of one modality's clips.
+
+    Attributes:
+        modality: Name.
+        items: (n,) clip ids.
+        labels: (n,) int64, -1 = none.
+        subjects: (n,) object, None where unknown.
+        vectors: (n, D) float32; unit rows if a checkpoint made them.
+        features: Feature set, field and how it was reduced, for people.
+    """
+
+    modality: str
+    items: np.ndarray
+    labels: np.ndarray
+    subjects: np.ndarray
+    vectors: np.ndarray
+    features: str
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass
+class Source:
+    """One dataset and protocol of a bank, read raw or through a checkpoint. Made by ``open_source``.
+
+    Attributes:
+        bank: The bank.
+        dataset: Its dataset.
+        protocol: None: all clips, no parts.
+        alignment: The checkpoint; None: raw features.
+        encoders: Modality -> feature set, where it is not the only one (or the checkpoint's).
+        fields: Modality -> field, likewise.
+        pool: How raw features become one vector: mean, cls, resample:K or auto.
+        used: Selections that were read.
+    """
+
+    bank: "Bank"
+    dataset: str
+    protocol: str | None
+    alignment: "Alignment | None" = None
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+    pool: str = AUTO
+    used: "list[Selection]" = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """``raw``, or the checkpoint's run."""
+        return "raw" if self.alignment is None else f"aligned {self.alignment.directory.name}"
+
+    @property
+    def supervision(self) -> list[str]:
+        """What told the checkpoint more than which features belong to one clip: captions, labels."""
+        return [] if self.alignment is None else self.alignment.supervision
+
+    @cached_property
+    def label_names(self) -> list[str]:
+        """Names of the classes 0 .. C - 1; numbers where the dataset has none."""
+        query = """
+            SELECT label, coalesce(max(label_name), label::VARCHAR) AS name FROM (
+                SELECT label, label_name FROM clips WHERE dataset = $1
+                UNION ALL SELECT label, label_name FROM label_texts WHERE dataset = $1)
+            WHERE label >= 0 GROUP BY label ORDER BY label
+        """
+        known = {row["label"]: row["name"] for row in self.bank.sql(query, [self.dataset]).to_pylist()}
+        return [known.get(label, str(label)) for label in range(max(known, default=-1) + 1)]
+
+    def modalities(self, asked: str | None = None) -> list[str]:
+        """The media modalities to evaluate: those asked for (with commas), else all that can be.
+
+        Raises:
+            EvaluateError: If there is none.
+        """
+        from align.recipe import covered, extract_command
+
+        if asked is not None:
+            return [name.strip() for name in asked.split(",") if name.strip()]
+        there = [name for name in covered(self.bank, self.dataset) if name != TEXT]
+        if self.alignment is not None:
+            heads = set(self.alignment.modalities)
+            there = [name for name in there if {name, name.partition(".")[0]} & heads]
+        if not there:
+            command = extract_command(self.bank, self.dataset, "MODALITY")
+            raise EvaluateError(f"{self.bank.path}: no features of {self.dataset} to evaluate; {command}")
+        return there
+
+    def clips(self, modality: str, part: str | None) -> Clips:
+        """Vectors of the clips of a part (of all clips without a protocol), by clip id."""
+        selection = self.bank.select(
+            self.dataset,
+            modality,
+            encoder=self._encoder(modality),
+            field=self._field(modality),
+            protocol=self.protocol,
+            part=part if self.protocol else None,
+        )
+        self.used.append(selection)
+        vectors, reduced = self._vectors(modality, selection)
+        return Clips(
+            modality,
+            selection.items,
+            selection.labels,
+            selection.column("subject"),
+            vectors,
+            f"{selection.feature_set} {selection.field.name} {reduced}",
+        )
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, D) float32 vectors of texts that the bank has encoded, in order.
+
+        Raises:
+            MissingTextError: If some are not encoded, with the command that does it.
+            SpaceError: If the checkpoint's text head is for another encoder.
+        """
+        from store.tables import text_id
+
+        encoder = self._encoder(TEXT)
+        features = self.bank.texts(texts, encoder)
+        one = self.bank.select(TEXTS, TEXT, encoder=encoder, items=[text_id(texts[0])])
+        self.used.append(one)
+        return features if self.alignment is None else self.alignment.embed_texts(features, one.space_digest)
+
+    def text_space(self) -> str:
+        """The space digest of the text features that ``texts`` gives."""
+        return self.bank.select(TEXTS, TEXT, encoder=self._encoder(TEXT)).space_digest
+
+    def captions(self, items: Sequence[str]) -> dict[str, list[str]]:
+        """The unique captions of each of these clips; clips without any are absent."""
+        query = """
+            SELECT DISTINCT clip_id, text FROM captions JOIN texts USING (text_id)
+            WHERE dataset = ? ORDER BY ALL
+        """
+        wanted, found = set(items), dict[str, list[str]]()
+        for row in self.bank.sql(query, [self.dataset]).to_pylist():
+            if row["clip_id"] in wanted:
+                found.setdefault(row["clip_id"], []).append(row["text"])
+        return found
+
+    def label_texts(self) -> dict[str, list[tuple[int, str]]]:
+        """Prompt set -> (label, text) pairs, by label."""
+        query = """
+            SELECT DISTINCT prompt_set, label, text FROM label_texts JOIN texts USING (text_id)
+            WHERE dataset = ? ORDER BY ALL
+        """
+        found: dict[str, list[tuple[int, str]]] = {}
+        for row in self.bank.sql(query, [self.dataset]).to_pylist():
+            found.setdefault(row["prompt_set"], []).append((row["label"], row["text"]))
+        return found
+
+    def _encoder(self, modality: str) -> str | None:
+        """The feature set to read: the one named, else one that the checkpoint's head takes."""
+        if modality in self.encoders or self.alignment is None:
+            return self.encoders.get(modality)
+        own = self.alignment.settings(modality)
+        sets = "SELECT name, space_digest FROM feature_sets WHERE dataset = ? AND modality = ? ORDER BY name"
+        dataset = TEXTS if modality == TEXT else self.dataset
+        rows = self.bank.sql(sets, [dataset, modality]).to_pylist()
+        fitting = [row["name"] for row in rows if row["space_digest"] == own["space_digest"]]
+        if own["feature_set"] in fitting:
+            return str(own["feature_set"])
+        return fitting[0] if len(fitting) == 1 else str(own["encoder"])
+
+    def _field(self, modality: str) -> str | None:
+        if modality in self.fields or self.alignment is None:
+            return self.fields.get(modality)
+        return str(self.alignment.settings(modality)["field"])
+
+    def _vectors(self, modality: str, selection: "Selection") -> tuple[np.ndarray, str]:
+        if self.alignment is not None:
+            return self.alignment.embed(modality, selection), "aligned"
+        reduce = auto_pool(selection) if self.pool == AUTO else self.pool
+        values = selection.materialise(reduce)
+        if isinstance(values, tuple):
+            raise EvaluateError(
+                f"--pool: {self.pool!r} gives no vector; accepted: mean, cls, resample:K, auto"
+            )
+        return values.reshape(len(values), -1).astype(np.float32), reduce
+
+
+def auto_pool(selection: "Selection") -> str:
+    """``resample:8`` for sequences (their order in time tells actions apart), ``mean`` for single vectors."""
+    size = selection.field.tokens * selection.field.dim
+    if int(np.median(selection.lengths)) > 1 and AUTO_STEPS * size <= AUTO_MOST_VALUES:
+        return f"resample:{AUTO_STEPS}"
+    return "mean" if size > AUTO_MOST_VALUES or selection.field.tokens == 1 else "resample:1"
+
+
+def open_sources(
+    bank: str | Path,
+    dataset: str | None,
+    protocol: str | None,
+    checkpoint: str | None,
+    part: str = "test",
+    encoders: Mapping[str, str] | None = None,
+    fields: Mapping[str, str] | None = None,
+    pool: str = AUTO,
+) -> list[Source]:
+    """Open the bank and, if given, checkpoints (with commas), and refuse those that saw the part to score.
+
+    Raises:
+        EvaluateError, LeakageError, UnknownNameError: Saying what is there, or what to run.
+    """
+    from align.recipe import choose_dataset, choose_protocol
+    from store.bank import Bank
+
+    opened = Bank.open(bank)
+    name = choose_dataset(opened, dataset)
+    rules = choose_protocol(opened, name, protocol)
+    names: list[str | None] = [one.strip() for one in checkpoint.split(",")] if checkpoint else [None]
+    sources = []
+    for one in names:
+        alignment = None
+        if one is not None:
+            from align import load
+
+            alignment = load(one, opened.path)
+        source = Source(opened, name, rules, alignment, encoders or {}, fields or {}, pool)
+        guard(source, part)
+        sources.append(source)
+    return sources
+
+
+def guard(source: Source, part: str) -> None:
+    """Refuse a checkpoint that was trained on the part to score; see ``evaluate.leakage``."""
+    from evaluate.leakage import guard_checkpoint, keeps_apart
+
+    if source.alignment is None:
+        return
+    seen = source.alignment.training_rows()
+    test = part_clips(source, part)
+    others = [] if source.protocol is None else part_clips(source, part, other=True)["subject"].to_pylist()
+    apart = keeps_apart(others, test["subject"].to_pylist())
+    guard_checkpoint(str(source.alignment.directory), seen, source.dataset, test, apart)
+
+
+def part_clips(source: Source, part: str, other: bool = False) -> "pa.Table":
+    """clip_id and subject of a part's clips, or with ``other`` of all clips of the protocol's other parts."""
+    if source.protocol is None:
+        return source.bank.sql("SELECT clip_id, subject FROM clips WHERE dataset = ?", [source.dataset])
+    query = f"""
+        SELECT clip_id, subject FROM splits JOIN clips USING (dataset, clip_id)
+        WHERE dataset = ? AND protocol = ? AND part {"<>" if other else "="} ?
+    """
+    return source.bank.sql(query, [source.dataset, source.protocol, part])
+
+
+def encode_seconds_saved(bank: "Bank", used: "Sequence[Selection]") -> float:
+    """Seconds that encoding the feature sets of these selections took when it was done, once.
+
+    Extractions record the metric ``extract/encode_seconds``; several runs that filled one set add up.
+    """
+    sets = sorted({(one.dataset, one.modality, one.feature_set) for one in used})
+    query = """
+        SELECT coalesce(sum(m.value), 0.0) AS seconds FROM metrics m
+        WHERE m.name = 'extract/encode_seconds' AND m.run_id IN (
+            SELECT run_id FROM run_sets WHERE dataset = ? AND modality = ? AND feature_set = ?)
+            AND coalesce(m.detail ->> 'modality', ?) = ?
+    """
+    found = [bank.sql(query, [*one, one[1], one[1]])["seconds"][0].as_py() for one in sets]
+    return float(sum(found))
+
+
+def in_seconds(value: Any) -> str:
+    """For messages: ``72.3`` -> ``72 s``."""
+    return f"{float(value):.0f} s" if value >= 10 else f"{float(value):.1f} s"
