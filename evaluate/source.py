@@ -152,9 +152,11 @@ class Source:
         self.used.append(one)
         return features if self.alignment is None else self.alignment.embed_texts(features, one.space_digest)
 
-    def text_space(self) -> str:
-        """The space digest of the text features that ``texts`` gives."""
-        return self.bank.select(TEXTS, TEXT, encoder=self._encoder(TEXT)).space_digest
+    def space(self, modality: str) -> str:
+        """The space digest of the features that are read of a modality."""
+        dataset = TEXTS if modality == TEXT else self.dataset
+        encoder, field = self._encoder(modality), self._field(modality)
+        return self.bank.select(dataset, modality, encoder=encoder, field=field).space_digest
 
     def captions(self, items: Sequence[str]) -> dict[str, list[str]]:
         """The unique captions of each of these clips; clips without any are absent."""
@@ -281,15 +283,13 @@ def encode_seconds_saved(bank: "Bank", used: "Sequence[Selection]") -> float:
 
     Extractions record the metric ``extract/encode_seconds``; several runs that filled one set add up.
     """
-    sets = sorted({(one.dataset, one.modality, one.feature_set) for one in used})
     query = """
-        SELECT coalesce(sum(m.value), 0.0) AS seconds FROM metrics m
-        WHERE m.name = 'extract/encode_seconds' AND m.run_id IN (
-            SELECT run_id FROM run_sets WHERE dataset = ? AND modality = ? AND feature_set = ?)
-            AND coalesce(m.detail ->> 'modality', ?) = ?
+        SELECT coalesce(sum(value), 0.0) AS seconds FROM metrics
+        WHERE name = 'extract/encode_seconds' AND detail ->> 'dataset' = ?
+            AND detail ->> 'modality' = ? AND detail ->> 'feature_set' = ?
     """
-    found = [bank.sql(query, [*one, one[1], one[1]])["seconds"][0].as_py() for one in sets]
-    return float(sum(found))
+    sets = {(one.dataset, one.modality, one.feature_set) for one in used}
+    return sum(float(bank.sql(query, list(one))["seconds"][0].as_py()) for one in sorted(sets))
 
 
 def in_seconds(value: Any) -> str:

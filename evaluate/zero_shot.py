@@ -1,0 +1,222 @@
+"""`python -m evaluate zero-shot`: classify clips by the texts of the classes, with no classifier trained."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluate.source import AUTO, Clips, EvaluateError, Source, open_sources
+from store.cli import resolved
+from store.tables import TEXT
+
+if TYPE_CHECKING:
+    from evaluate.records import Score
+
+ALL_SETS = "all sets"  # the average over the prompt sets
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """One vector a class out of the texts of one prompt set.
+
+    Attributes:
+        name: The prompt set, or ``all sets``.
+        classes: (K,) labels that have a text, ascending.
+        vectors: (K, E) unit rows.
+    """
+
+    name: str
+    classes: np.ndarray
+    vectors: np.ndarray
+
+
+def zero_shot(
+    bank: str = "bank",
+    dataset: str | None = None,
+    protocol: str | None = None,
+    modalities: str | None = None,
+    checkpoint: str | None = None,
+    part: str = "test",
+    prompt_set: str | None = None,
+    encoders: dict[str, str] | None = None,
+    fields: dict[str, str] | None = None,
+) -> int:
+    """Give each clip the class whose texts lie nearest, and count how often that is right.
+
+    A class is the mean of its texts' unit vectors; several prompt sets are scored one by one and averaged.
+    Without a checkpoint this needs an encoder whose clips and texts share one space (CLIP).
+
+    Args:
+        bank: The bank's directory.
+        dataset: Which dataset; may be left out if the bank has one.
+        protocol: Which split; None: the only one, or cross-subject; `none`: all clips.
+        modalities: With commas; None: all that can be.
+        checkpoint: run:<id>, a directory or `latest` (several with commas are averaged) that aligned text.
+        part: Part to score.
+        prompt_set: Score only this one; None: each, and their average.
+        encoders: Modality -> feature set, where there are several.
+        fields: Modality -> field of that set.
+    """
+    asked = resolved(**locals())
+    from evaluate.records import CONFUSION_FILE, print_saved, print_table, write_file
+
+    sources = open_sources(bank, dataset, protocol, checkpoint, part, encoders, fields, AUTO)
+    first = sources[0]
+    asked |= {"dataset": first.dataset, "protocol": first.protocol}
+    sets = [prompts(source, prompt_set) for source in sources]
+    rows: list[dict[str, Any]] = []
+    matrices: list[dict[str, Any]] = []
+    with first.bank.record_run("evaluate zero-shot", asked) as run:
+        for modality in scorable(first, modalities):
+            print(f"classifying {modality}", file=sys.stderr)
+            clips = [source.clips(modality, part) for source in sources]
+            for place in range(len(sets[0])):
+                scores, row, matrix = outcome(sources, clips, [several[place] for several in sets])
+                for score in scores:
+                    score.record(run, "zero-shot")
+                rows.append(row)
+            matrices.append(matrix)
+        write_file(run, CONFUSION_FILE, matrices)
+        run.used(*(selection for source in sources for selection in source.used))
+    print(heading(first, part))
+    print_table(rows)
+    print_saved(sources)
+    return 0
+
+
+def prompts(source: Source, prompt_set: str | None = None) -> list[Prompts]:
+    """The classes' vectors by each prompt set, and last by their average if there are several.
+
+    Raises:
+        EvaluateError: If the dataset has no such texts; lists the prompt sets that it has.
+    """
+    from evaluate.index import unit
+
+    sets = source.label_texts()
+    if not sets or (prompt_set is not None and prompt_set not in sets):
+        raise EvaluateError(
+            f"{source.dataset}: no class texts{f' in prompt set {prompt_set!r}' if prompt_set else ''}; "
+            f"there are the prompt sets: {', '.join(sets) or 'none (its adapter gives them)'}"
+        )
+    chosen = {name: pairs for name, pairs in sets.items() if prompt_set in (None, name)}
+    texts = sorted({text for pairs in chosen.values() for _, text in pairs})
+    vectors = dict(zip(texts, unit(source.texts(texts)), strict=True))
+    single = [class_means(name, pairs, vectors) for name, pairs in chosen.items()]
+    if len(single) == 1:
+        return single
+    every = [(label, row) for one in single for label, row in zip(one.classes, one.vectors, strict=True)]
+    return [*single, averaged(ALL_SETS, every)]
+
+
+def class_means(name: str, pairs: Sequence[tuple[int, str]], vectors: Mapping[str, np.ndarray]) -> Prompts:
+    """One prompt set: (label, text) pairs and the texts' unit vectors -> a unit vector a class."""
+    return averaged(name, [(label, vectors[text]) for label, text in pairs])
+
+
+def averaged(name: str, rows: Sequence[tuple[int, np.ndarray]]) -> Prompts:
+    """(label, vector) rows -> the unit mean of each label's vectors."""
+    from evaluate.index import unit
+
+    classes = sorted({int(label) for label, _ in rows})
+    means = [np.mean([row for label, row in rows if label == one], axis=0) for one in classes]
+    return Prompts(name, np.array(classes, np.int64), unit(np.stack(means)))
+
+
+def scorable(source: Source, asked: str | None) -> list[str]:
+    """The modalities whose vectors can be compared with texts.
+
+    Raises:
+        EvaluateError: If there is none, with the command that makes some.
+    """
+    if source.alignment is not None:
+        return source.modalities(asked)
+    space = source.space(TEXT)
+    names = source.modalities(asked)
+    joint = [name for name in names if source.space(name) == space]
+    if not joint or (asked is not None and len(joint) < len(names)):
+        wrong = next((name for name in names if name not in joint), "no modality")
+        raise EvaluateError(
+            f"zero-shot: raw {wrong} features and text features lie in different spaces; pass --checkpoint "
+            f"latest after `python -m align --modalities {wrong},{TEXT} --bank {source.bank.path}`"
+        )
+    return joint
+
+
+def outcome(
+    sources: Sequence[Source], clips: Sequence[Clips], sets: Sequence[Prompts]
+) -> "tuple[list[Score], dict[str, Any], dict[str, Any]]":
+    """One modality and prompt set over all checkpoints -> scores, a row to print, a confusion matrix."""
+    from evaluate.records import confusion_entry, percent, share
+
+    classified = [
+        classify(one, prompt, len(sources[0].label_names)) for one, prompt in zip(clips, sets, strict=True)
+    ]
+    labels = classified[0].labels
+    detail = {
+        "modality": clips[0].modality,
+        "prompt_set": sets[0].name,
+        "source": " ".join(source.name for source in sources),
+        "features": clips[0].features,
+        "chance": 1 / len(sets[0].classes),
+        "supervision": sources[0].supervision,
+    }
+    top, five = (np.stack([getattr(one, name) for one in classified]) for name in ("top_1", "top_5"))
+    each = {"each": top.mean(1).tolist()}
+    five_chance = {"chance": min(1.0, 5 / len(sets[0].classes)), "each": five.mean(1).tolist()}
+    scores = [
+        share("accuracy", top.mean(0), detail | each),
+        share("balanced_accuracy", top.mean(0), detail | each, labels),
+        share("top_5_accuracy", five.mean(0), detail | five_chance),
+    ]
+    row: dict[str, Any] = {"modality": clips[0].modality, "prompts": sets[0].name}
+    names = ("accuracy", "balanced", "top 5")
+    row |= {name: percent(score) for name, score in zip(names, scores, strict=True)}
+    row |= {"chance": f"{100 / len(sets[0].classes):.1f}", "n": len(labels), "classes": len(sets[0].classes)}
+    matrix = np.mean([one.confusion for one in classified], axis=0)
+    return scores, row, confusion_entry(matrix, sources[0].label_names, accuracy=scores[0].value, **detail)
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Hits of the labelled clips (n,), expectations over ties; confusion counts (C, C)."""
+
+    labels: np.ndarray
+    top_1: np.ndarray
+    top_5: np.ndarray
+    confusion: np.ndarray
+
+
+def classify(clips: Clips, prompts: Prompts, classes: int) -> Classified:
+    """Compare clips with the classes' vectors; clips of classes without a text are wrong.
+
+    Raises:
+        EvaluateError: If no clip has a label.
+    """
+    from evaluate.index import TOLERANCE, unit
+    from evaluate.metrics import expected_confusion, top_k_hits
+
+    rows = np.flatnonzero(clips.labels >= 0)
+    if not len(rows):
+        raise EvaluateError(f"zero-shot: none of {len(clips)} {clips.modality} clips has a label")
+    labels = clips.labels[rows]
+    known = unit(clips.vectors[rows]) @ prompts.vectors.T
+    scores = np.repeat(known.min(axis=1, keepdims=True) - 1, classes, axis=1)
+    scores[:, prompts.classes] = known
+    named = np.isin(labels, prompts.classes)
+    top_1, top_5 = (top_k_hits(scores, labels, k, TOLERANCE) * named for k in (1, 5))
+    return Classified(labels, top_1, top_5, expected_confusion(scores, labels, TOLERANCE))
+
+
+def heading(source: Source, part: str) -> str:
+    """What the table below it shows, and what the checkpoint had been told."""
+    where = (
+        f"{source.dataset}, {source.protocol} {part}" if source.protocol else f"{source.dataset}, all clips"
+    )
+    told = ""
+    if "labels" in source.supervision:
+        told = "; SUPERVISED: the checkpoint was trained with these class names or labels"
+    elif source.supervision:
+        told = f"; the checkpoint was supervised by {' and '.join(source.supervision)}"
+    return f"{where}; nearest class text; {source.name}{told}; percent [95 %]\n"
