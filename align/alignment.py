@@ -40,13 +40,19 @@ class SpaceError(FrameBankError, ValueError):
 class Features(Protocol):
     """What ``embed`` needs of a ``store`` Selection."""
 
-    feature_set: str
-    space_digest: str
     field: Any
+
+    @property
+    def feature_set(self) -> str:
+        """``<encoder>@<fingerprint>``."""
+
+    @property
+    def space_digest(self) -> str:
+        """Of the space its vectors live in."""
 
     def __len__(self) -> int: ...
 
-    def take(self, rows: np.ndarray) -> "Features":
+    def take(self, rows: Any) -> "Features":
         """Some of its rows."""
 
     def materialise(self, reduce: str) -> Any:
