@@ -51,41 +51,85 @@ class _Sync:
     new: pa.Table
     scope: pa.Table
 
+    @property
+    def _names(self) -> str:
+        return ", ".join(f'"{name}"' for name in self.new.column_names)
+
+    @property
+    def _old(self) -> str:
+        """The same columns of the catalog in the same types."""
+        schema = self.new.schema
+        return ", ".join(
+            f'"{name}"::{_sql_type(schema.field(name).type)} AS "{name}"' for name in schema.names
+        )
+
+    def digests(self, connection: "duckdb.DuckDBPyConnection", dataset: str) -> tuple[tuple, tuple]:
+        """(rows, sum of their 64-bit hashes) in the catalog, and of ``new``: equal if nothing changed."""
+        summed = f"SELECT count(*) AS rows, coalesce(sum(hash({self._names})), 0)::VARCHAR AS hashes"
+        old = f'{summed} FROM (SELECT {self._old} FROM "{self.table}" WHERE dataset = $dataset)'
+        had = fetch(connection, old, {"dataset": dataset}).to_pylist()[0]
+        has = fetch(connection, f"{summed} FROM new", tables={"new": self.new}).to_pylist()[0]
+        return tuple(had.values()), tuple(has.values())
+
     def changed(self, connection: "duckdb.DuckDBPyConnection", dataset: str) -> pa.Table:
         """The keys to replace, with whether the catalog had any rows of them."""
-        old = ", ".join(
-            f'"{name}"::{_sql_type(self.new.schema.field(name).type)}' for name in self.new.column_names
-        )
-        new = ", ".join(f'"{name}"' for name in self.new.column_names)
         sql = f"""
             WITH old AS (
-                SELECT {old} FROM "{self.table}" WHERE dataset = $dataset
+                SELECT {self._old} FROM "{self.table}" WHERE dataset = $dataset
                 AND "{self.key}" IN (SELECT "{self.key}" FROM scope)
             ), differing AS (
-                (SELECT {new} FROM new EXCEPT FROM old) UNION ALL (FROM old EXCEPT SELECT {new} FROM new)
+                (SELECT {self._names} FROM new EXCEPT FROM old)
+                UNION ALL (FROM old EXCEPT SELECT {self._names} FROM new)
             )
             SELECT DISTINCT "{self.key}" AS key, "{self.key}" IN (SELECT "{self.key}" FROM old) AS known
             FROM differing
         """
         return fetch(connection, sql, {"dataset": dataset}, {"new": self.new, "scope": self.scope})
 
-    def apply(self, connection: "duckdb.DuckDBPyConnection", dataset: str, keys: pa.Table) -> None:
-        """Replace the rows of ``keys``."""
-        names = ", ".join(f'"{name}"' for name in self.new.column_names)
+    def apply(self, connection: "duckdb.DuckDBPyConnection", dataset: str, change: "_Change") -> None:
+        """Replace the rows of the changed keys."""
+        distinct = "" if self.table in ("clips", "media") else "DISTINCT"  # those were checked to be unique
+        columns = f'"{self.table}" (dataset, {self._names})'
+        insert = f"INSERT INTO {columns} SELECT {distinct} ?, {self._names} FROM new_rows"
         connection.register("new_rows", self.new)
-        connection.register("changed_keys", keys)
-        connection.execute(
-            f'DELETE FROM "{self.table}" WHERE dataset = ?'
-            f' AND "{self.key}" IN (SELECT key FROM changed_keys)',
-            [dataset],
-        )
-        connection.execute(
-            f'INSERT INTO "{self.table}" (dataset, {names}) SELECT DISTINCT ?, {names} FROM new_rows'
-            f' WHERE "{self.key}" IN (SELECT key FROM changed_keys)',
-            [dataset],
-        )
+        if change.keys is None:
+            connection.execute(insert, [dataset])
+        else:
+            connection.register("changed_keys", change.keys)
+            some = f'"{self.key}" IN (SELECT key FROM changed_keys)'
+            connection.execute(f'DELETE FROM "{self.table}" WHERE dataset = ? AND {some}', [dataset])
+            connection.execute(f"{insert} WHERE {some}", [dataset])
+            connection.unregister("changed_keys")
         connection.unregister("new_rows")
-        connection.unregister("changed_keys")
+
+
+@dataclass(frozen=True)
+class _Change:
+    """How a table is to change.
+
+    Attributes:
+        new: Keys that the catalog lacks.
+        known: Keys whose rows differ.
+        keys: All of them, in a column ``key``; None if the catalog has nothing and all is inserted.
+    """
+
+    new: int = 0
+    known: int = 0
+    keys: pa.Table | None = None
+
+    def __bool__(self) -> bool:
+        return self.new + self.known > 0
+
+
+def _change(connection: "duckdb.DuckDBPyConnection", dataset: str, sync: _Sync) -> _Change:
+    had, has = sync.digests(connection, dataset)
+    if had == has:
+        return _Change()
+    if had[0] == 0:
+        return _Change(new=sync.new.num_rows)
+    keys = sync.changed(connection, dataset)
+    known = int(pc.sum(keys["known"]).as_py() or 0)
+    return _Change(keys.num_rows - known, known, keys)
 
 
 def register(
@@ -112,17 +156,18 @@ def register(
         )
         if table is not None
     }
-    _check(dataset, clips, tables)
     texts = _texts(tables)
     with catalog.reading() as connection:
         syncs = _syncs(connection, clips, tables)
-        changes = {sync.table: sync.changed(connection, dataset) for sync in syncs}
+        changes = {sync.table: _change(connection, dataset, sync) for sync in syncs}
         new_texts = _unknown_texts(connection, texts)
         row = _dataset_row(connection, dataset, adapter, root, config)
-    if row or new_texts.num_rows or any(keys.num_rows for keys in changes.values()):
+    if any(changes.values()):
+        _check(dataset, clips, tables)  # what equals the catalog was checked when it got there
+    if row or new_texts.num_rows or any(changes.values()):
         with catalog.transaction() as connection:
             for sync in syncs:
-                if changes[sync.table].num_rows:
+                if changes[sync.table]:
                     sync.apply(connection, dataset, changes[sync.table])
             insert_texts(connection, new_texts)
             _write_dataset(connection, row)
@@ -149,13 +194,8 @@ def text_table(texts: list[str]) -> pa.Table:
 
 def _check(dataset: str, clips: pa.Table, tables: Mapping[str, pa.Table]) -> None:
     ids = clips["clip_id"]
-    counted = pc.value_counts(ids)
-    repeated = (
-        [entry["values"].as_py() for entry in counted if entry["counts"].as_py() > 1]
-        if (len(counted) < len(ids))
-        else []
-    )
-    if repeated:
+    if pc.count_distinct(ids).as_py() < len(ids):
+        repeated = [entry["values"] for entry in pc.value_counts(ids).to_pylist() if entry["counts"] > 1]
         raise DuplicateClipError(
             f"dataset {dataset!r}: clip ids occur twice: {shortened(repeated)}; a clip id must be unique"
         )
@@ -168,8 +208,8 @@ def _check(dataset: str, clips: pa.Table, tables: Mapping[str, pa.Table]) -> Non
     if "splits" in tables:
         _check_splits(dataset, tables["splits"])
     if "media" in tables:
-        keys = tables["media"].group_by(["clip_id", "modality"]).aggregate([([], "count_all")])
-        twice = keys.filter(pc.greater(keys["count_all"], 1))["clip_id"].to_pylist()
+        counted = tables["media"].group_by(["clip_id", "modality"]).aggregate([([], "count_all")])
+        twice = counted.filter(pc.greater(counted["count_all"], 1))["clip_id"].to_pylist()
         if twice:
             raise RegisterError(f"dataset {dataset!r}: several media of one modality for: {shortened(twice)}")
 
@@ -202,6 +242,8 @@ def _contains(values: pa.ChunkedArray, value: int) -> bool:
 
 
 def _check_splits(dataset: str, splits: pa.Table) -> None:
+    if splits.group_by(["protocol", "clip_id"]).aggregate([]).num_rows == splits.num_rows:
+        return
     distinct = splits.group_by(["protocol", "clip_id", "part"]).aggregate([])
     counted = distinct.group_by(["protocol", "clip_id"]).aggregate([([], "count_all")])
     twice = counted.filter(pc.greater(counted["count_all"], 1))
@@ -277,13 +319,12 @@ def _write_dataset(connection: "duckdb.DuckDBPyConnection", row: dict[str, Any] 
 
 
 def _counts(
-    clips: pa.Table, tables: Mapping[str, pa.Table], changes: Mapping[str, pa.Table], texts: int
+    clips: pa.Table, tables: Mapping[str, pa.Table], changes: Mapping[str, _Change], texts: int
 ) -> dict[str, int]:
-    known = int(pc.sum(changes["clips"]["known"]).as_py() or 0)
-    counts = {"clips": clips.num_rows, "new": changes["clips"].num_rows - known, "changed": known}
+    counts = {"clips": clips.num_rows, "new": changes["clips"].new, "changed": changes["clips"].known}
     counts |= {name: table.num_rows for name, table in tables.items()}
     if "media" in changes:
-        counts["changed_media"] = int(pc.sum(changes["media"]["known"]).as_py() or 0)
+        counts["changed_media"] = changes["media"].known
     return counts | {"new_texts": texts}
 
 
