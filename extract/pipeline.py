@@ -6,6 +6,7 @@ memory stays bounded whatever the speeds. A clip that fails goes to the ledger, 
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -15,6 +16,7 @@ import numpy as np
 
 from extract.encode import BatchEncoder, Encoded
 from extract.progress import Progress
+from extract.readings import Readings
 from extract.rivals import Rivals
 from extract.task import Limits, Outcome, Task, Wanted
 from extract.views import View, views_of
@@ -26,7 +28,8 @@ from store.commit import FeatureSet
 from store.places import thumbnail_path
 from store.runs import Run
 
-_JUDGED_AFTER = 20  # finished clips before a failure rate means something
+_JUDGED_AFTER = 20  # clips before a failure rate means something
+_CUT_NOTE = "files end early: what decodes is kept (table media_read: decoded_frames < declared_frames)"
 
 Stop = Callable[[], str | None]
 
@@ -77,8 +80,11 @@ class _Extraction:
         self.bank, self.task, self.pool, self.run = bank, task, pool, run
         self.limits, self.wanted = limits, wanted
         self.times: dict[int, np.ndarray] = {}  # of the clips between decoding and storing
+        self.decoded = 0
         self.decode_seconds = self.decode_cpu_seconds = 0.0
+        self.cut_short = 0
         self.notes: dict[str, int] = {}
+        self.readings = Readings(bank, task.dataset, task.modality)
         owner = FeatureSet(task.dataset, task.modality, task.spec)
         self.rivals = Rivals(bank, owner, task.fields, task.views, run.id)
         self.views = views_of(bank.catalog, task.dataset, ((one.item_id, one.view) for one in wanted))
@@ -104,6 +110,7 @@ class _Extraction:
                 if outcome.stopped:
                     break
         self._store(self.encoder.flush())
+        self.out.call(self.readings.record)
         self.out.drain()
         self._show()
         self._record(outcome)
@@ -158,13 +165,16 @@ class _Extraction:
 
     def _note(self, event: Decoded) -> None:
         report = event.report
+        self.decoded += 1
         self.decode_seconds += report.read_seconds + report.prepare_seconds
         self.decode_cpu_seconds += report.cpu_seconds
         if report.note:
             self.notes[report.note] = self.notes.get(report.note, 0) + 1
-        if (report.decoded_frames or 0) < (report.declared_frames or 0):
-            key = "cut short: fewer frames than the file declares"
-            self.notes[key] = self.notes.get(key, 0) + 1
+        one = self.wanted[event.job.index]
+        if report.decoded_frames < report.declared_frames:
+            self.cut_short += 1
+        if self.readings.add(one.item_id, one.media["media_key"], event.job, report):
+            self.out.call(self.readings.record)
 
     def _store(self, finished: Iterator[Encoded]) -> None:
         for encoded in finished:
@@ -182,12 +192,21 @@ class _Extraction:
         self.out.fail(one.item_id, stage, error, one.media["media_key"])
 
     def _too_many_failures(self) -> str | None:
-        failed, finished = self.out.failed, self.out.finished
-        if finished < _JUDGED_AFTER or failed <= self.limits.max_failures * finished:
+        """Why to stop, if more clips fail than may: for sure, or by two standard deviations."""
+        failed, allowed = self.out.failed, self.limits.max_failures
+        # Decoded clips count as good: failures come in at once, successes only with their batch.
+        seen = failed + self.decoded
+        deviation = math.sqrt(seen * allowed * (1 - allowed)) if allowed < 1 else 0.0
+        certain = failed > allowed * len(self.wanted)
+        if (
+            not failed
+            or (allowed and seen < _JUDGED_AFTER)
+            or not (certain or failed > allowed * seen + 2 * deviation)
+        ):
             return None
         return (
-            f"{failed} of {finished} clips failed, more than --max-failures {self.limits.max_failures:g} "
-            f"allows; most of them: {self.out.commonest_error()}"
+            f"{failed} of {seen} clips failed, more than --max-failures {allowed:g} allows; "
+            f"most of them: {self.out.commonest_error()}"
         )
 
     def _show(self) -> None:
@@ -197,25 +216,24 @@ class _Extraction:
 
     def _record(self, outcome: Outcome) -> None:
         outcome.added, outcome.failed, outcome.skipped = self.out.added, self.out.failed, self.out.skipped
-        outcome.notes = self.notes
         outcome.commonest_error = self.out.commonest_error() if self.out.failed else None
-        detail = {
-            "dataset": self.task.dataset,
-            "modality": self.task.modality,
-            "feature_set": self.task.spec.name,
-        }
-        for name, value in (
-            ("extract/clips", self.out.added),
-            ("extract/failed", self.out.failed),
-            ("extract/bytes", self.out.nbytes),
-            ("extract/clips_per_second", self.progress.clips_per_second()),
-            ("extract/decode_seconds", self.decode_seconds),
-            ("extract/decode_cpu_seconds", self.decode_cpu_seconds),
-            ("extract/encode_seconds", self.encoder.busy_seconds),
-            ("extract/encode_cpu_seconds", self.encoder.cpu_seconds),
-            ("extract/write_seconds", self.out.seconds),
-        ):
-            self.run.metric(name, value, n=self.out.added, low=None, high=None, **detail)
+        outcome.notes = self.notes
+        if self.cut_short:
+            outcome.notes[_CUT_NOTE] = self.cut_short
+        self._measure("clips", self.out.added)
+        self._measure("failed", self.out.failed)
+        self._measure("bytes", self.out.nbytes)
+        self._measure("clips_per_second", self.progress.clips_per_second())
+        self._measure("decode_seconds", self.decode_seconds)
+        self._measure("decode_cpu_seconds", self.decode_cpu_seconds)
+        self._measure("encode_seconds", self.encoder.busy_seconds)
+        self._measure("encode_cpu_seconds", self.encoder.cpu_seconds)
+        self._measure("write_seconds", self.out.seconds)
+
+    def _measure(self, name: str, value: float) -> None:
+        task = self.task
+        labels = {"dataset": task.dataset, "modality": task.modality, "feature_set": task.spec.name}
+        self.run.metric(f"extract/{name}", value, self.out.added, low=None, high=None, **labels)
 
 
 def _step_times(times_seconds: np.ndarray, fields: dict[str, np.ndarray]) -> np.ndarray:

@@ -53,6 +53,9 @@ class DecodeJob:
     thumbnail: Path | None = None
 
 
+PICTURES = ("rgb", "ir", "depth")  # modalities whose frames have a height and a width
+
+
 @dataclass(frozen=True)
 class Report:
     """What the worker answers besides the frames themselves, which lie in the slot's shared buffer."""
@@ -63,8 +66,10 @@ class Report:
     read_seconds: float
     prepare_seconds: float
     cpu_seconds: float
-    declared_frames: int | None
-    decoded_frames: int | None
+    declared_frames: int
+    decoded_frames: int
+    fps: float | None
+    size: tuple[int, int] | None  # height, width in pixels
     note: str | None = None
 
 
@@ -126,6 +131,8 @@ def _answer(job: DecodeJob, prepare: Any, slot: SharedBuffer, stages: _Stages) -
         time.process_time() - cpu_start,
         frames.declared_frames,
         frames.decoded_frames,
+        frames.fps,
+        tuple(frames.values.shape[1:3]) if job.modality.split(".")[0] in PICTURES else None,
         note,
     )
 

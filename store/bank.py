@@ -291,6 +291,12 @@ class Bank:
             [dataset, modality],
         )
 
+    def record_media(self, dataset: str, media: "pa.Table") -> None:
+        """Keep what reading the files showed; columns: ``store.tables.COLUMNS["media_read"]``."""
+        from store.views import record_media
+
+        record_media(self.catalog, dataset, media)
+
     def record_views(self, dataset: str, views: "pa.Table") -> None:
         """Keep the crop boxes, flips and windows of views (``store.tables.COLUMNS["views"]``)."""
         from store.views import record_views

@@ -128,9 +128,20 @@ WHERE r.status = 'done'
 ORDER BY metric, value DESC;
 """
 
+# What reading a file showed, apart from `media`, which says what the listing says; a damaged file has fewer
+# decoded_frames than declared_frames.
+MEDIA_READ = """
+CREATE TABLE media_read (
+    dataset VARCHAR NOT NULL, clip_id VARCHAR NOT NULL, modality VARCHAR NOT NULL, media_key VARCHAR,
+    declared_frames BIGINT, decoded_frames BIGINT, fps DOUBLE, width INTEGER, height INTEGER,
+    duration_seconds DOUBLE
+);
+"""
+
 # (number, name, SQL): append below, never change what is above.
 MIGRATIONS: list[tuple[int, str, str]] = [
     (1, "base tables", BASE_TABLES),
     (2, "friendly views", FRIENDLY_VIEWS),
+    (3, "what reading the media showed", MEDIA_READ),
 ]
 LATEST = MIGRATIONS[-1][0]

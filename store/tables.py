@@ -61,6 +61,17 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "prompt_set": pa.string(),
         "text": pa.string(),
     },
+    "media_read": {
+        "clip_id": pa.string(),
+        "modality": pa.string(),
+        "media_key": pa.string(),
+        "declared_frames": pa.int64(),
+        "decoded_frames": pa.int64(),
+        "fps": pa.float64(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "duration_seconds": pa.float64(),
+    },
     "views": {
         "item_id": pa.string(),
         "view": pa.int32(),
@@ -79,6 +90,7 @@ REQUIRED = {
     "splits": ("protocol", "clip_id", "part"),
     "captions": ("clip_id", "text"),
     "label_texts": ("label", "prompt_set", "text"),
+    "media_read": ("clip_id", "modality"),
     "views": ("item_id", "view"),
 }
 

@@ -26,6 +26,7 @@ class Clip:
     times_seconds: np.ndarray
     declared_frames: int
     decoded_frames: int
+    fps: float = 30.0
 
 
 class Misbehaving:
