@@ -126,7 +126,7 @@ class _Command:
         parts += [f"{left} left"] if left else []
         print(f"{label}: {', '.join(parts)} in {timedelta(seconds=round(outcome.seconds))}")
         for note, times in outcome.notes.items():
-            _say(f"  note, {times} x: {note}")
+            _say(f"  note: {times} x {note}")
         if outcome.failed:
             self._show_failures(outcome, dataset, modality)
         if outcome.stopped and self.stopper.number is None:

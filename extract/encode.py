@@ -107,6 +107,7 @@ class BatchEncoder:
             initializer=self._enter_thread,
             initargs=(max(1, cores // self._threads),),
         )
+        self._contexts: list[Any] = []
         self._first = True
 
     def __enter__(self) -> Self:
@@ -119,9 +120,12 @@ class BatchEncoder:
         """Set up one thread for its whole life: autocast keeps its casts of the weights between batches."""
         if self.device.type == "cpu":
             torch.set_num_threads(intra_op_threads)
-        torch.inference_mode().__enter__()
+        contexts: list[Any] = [torch.inference_mode()]
         if self.precision == "bf16":
-            torch.autocast(self.device.type, torch.bfloat16).__enter__()
+            contexts.append(torch.autocast(self.device.type, torch.bfloat16))
+        for context in contexts:
+            context.__enter__()
+        self._contexts += contexts  # inference mode ends when its object is collected
 
     def add(self, key: Any, values: np.ndarray) -> Iterator[Encoded]:
         """Take one clip's prepared frames ``(T, ...)`` (copied); yields the clips that are complete by now.

@@ -1,4 +1,4 @@
-"""What reading the media showed, clip by clip: kept in the catalog, so that damaged files can be asked for."""
+"""What reading the media showed, clip by clip: kept in the catalog, so that damaged files can be found."""
 
 import threading
 
@@ -23,7 +23,7 @@ class Readings:
         """Note one clip; returns whether a portion is full, and :meth:`record` due."""
         height, width = report.size or (None, None)
         declared, fps = report.declared_frames, report.fps
-        row = {
+        row: dict[str, object] = {
             "clip_id": clip_id,
             "modality": job.modality,
             "media_key": media_key,

@@ -83,6 +83,10 @@ class WriterThread:
 
         self._put(store, 0)
 
+    def call(self, function: Callable[[], None]) -> None:
+        """Have something else done in the thread, after what was handed over before."""
+        self._put(function, 0)
+
     def skip(self) -> None:
         """Count a row that another run has stored meanwhile."""
         self.skipped += 1
