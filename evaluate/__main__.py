@@ -1,11 +1,18 @@
 """`python -m evaluate probe | retrieve | zero-shot | search | report`."""
 
-from store.cli import Command, run
+from store.cli import Command, run  # first: it sets what torch reads when it is loaded
 
 if __name__ == "__main__":
+    from encoders.errors import EncoderError
     from evaluate.probe import probe
     from evaluate.retrieve import retrieve
+    from evaluate.search import search
     from evaluate.zero_shot import zero_shot
 
-    commands: dict[str, Command] = {"probe": probe, "retrieve": retrieve, "zero-shot": zero_shot}
-    run(commands, prog="python -m evaluate")
+    commands: dict[str, Command] = {
+        "probe": probe,
+        "retrieve": retrieve,
+        "zero-shot": zero_shot,
+        "search": search,
+    }
+    run(commands, expected=(EncoderError,), prog="python -m evaluate")

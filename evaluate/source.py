@@ -117,15 +117,8 @@ class Source:
         return there
 
     def clips(self, modality: str, part: str | None) -> Clips:
-        """Vectors of the clips of a part (of all clips without a protocol), by clip id."""
-        selection = self.bank.select(
-            self.dataset,
-            modality,
-            encoder=self._encoder(modality),
-            field=self._field(modality),
-            protocol=self.protocol,
-            part=part if self.protocol else None,
-        )
+        """Vectors of the clips of a part (of all clips without a part or protocol), by clip id."""
+        selection = self.selection(modality, part)
         self.used.append(selection)
         vectors, reduced = self._vectors(modality, selection)
         return Clips(
@@ -146,17 +139,30 @@ class Source:
         """
         from store.tables import text_id
 
-        encoder = self._encoder(TEXT)
+        encoder = self.encoder(TEXT)
         features = self.bank.texts(texts, encoder)
         one = self.bank.select(TEXTS, TEXT, encoder=encoder, items=[text_id(texts[0])])
         self.used.append(one)
-        return features if self.alignment is None else self.alignment.embed_texts(features, one.space_digest)
+        return self.embed_texts(features, one.space_digest)
+
+    def embed_texts(self, features: np.ndarray, space_digest: str) -> np.ndarray:
+        """Text features (n, D) through the checkpoint's head, if there is one."""
+        return features if self.alignment is None else self.alignment.embed_texts(features, space_digest)
 
     def space(self, modality: str) -> str:
         """The space digest of the features that are read of a modality."""
-        dataset = TEXTS if modality == TEXT else self.dataset
-        encoder, field = self._encoder(modality), self._field(modality)
-        return self.bank.select(dataset, modality, encoder=encoder, field=field).space_digest
+        return self.selection(modality).space_digest
+
+    def selection(self, modality: str, part: str | None = None) -> "Selection":
+        """The features that are read of a modality; of all clips, or of a part."""
+        return self.bank.select(
+            TEXTS if modality == TEXT else self.dataset,
+            modality,
+            encoder=self.encoder(modality),
+            field=self._field(modality),
+            protocol=self.protocol if part is not None else None,
+            part=part if self.protocol is not None else None,
+        )
 
     def captions(self, items: Sequence[str]) -> dict[str, list[str]]:
         """The unique captions of each of these clips; clips without any are absent."""
@@ -181,7 +187,7 @@ class Source:
             found.setdefault(row["prompt_set"], []).append((row["label"], row["text"]))
         return found
 
-    def _encoder(self, modality: str) -> str | None:
+    def encoder(self, modality: str) -> str | None:
         """The feature set to read: the one named, else one that the checkpoint's head takes."""
         if modality in self.encoders or self.alignment is None:
             return self.encoders.get(modality)
@@ -224,12 +230,14 @@ def open_sources(
     dataset: str | None,
     protocol: str | None,
     checkpoint: str | None,
-    part: str = "test",
+    part: str | None = "test",
     encoders: Mapping[str, str] | None = None,
     fields: Mapping[str, str] | None = None,
     pool: str = AUTO,
 ) -> list[Source]:
-    """Open the bank and, if given, checkpoints (with commas), and refuse those that saw the part to score.
+    """Open the bank and, if given, checkpoints (with commas).
+
+    Checkpoints that saw the part to score are refused; with ``part`` None nothing is scored.
 
     Raises:
         EvaluateError, LeakageError, UnknownNameError: Saying what is there, or what to run.
@@ -249,7 +257,8 @@ def open_sources(
 
             alignment = load(one, opened.path)
         source = Source(opened, name, rules, alignment, encoders or {}, fields or {}, pool)
-        guard(source, part)
+        if part is not None:
+            guard(source, part)
         sources.append(source)
     return sources
 
