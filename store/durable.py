@@ -3,19 +3,11 @@
 import os
 from pathlib import Path
 
-MAX_BUFFERS = 1024  # IOV_MAX of Linux and macOS
 
-
-def write_all(fd: int, buffers: list[memoryview]) -> None:
-    """Write every byte of ``buffers``, gathering up to ``MAX_BUFFERS`` of them per system call."""
-    at = 0
-    while at < len(buffers):
-        written = os.writev(fd, buffers[at : at + MAX_BUFFERS])
-        while at < len(buffers) and written >= len(buffers[at]):
-            written -= len(buffers[at])
-            at += 1
-        if written:  # a short write, as before a full disk: go on inside the buffer
-            buffers[at] = buffers[at][written:]
+def write_all(fd: int, content: memoryview) -> None:
+    """Write every byte of ``content``; the kernel may take any number at a time, as before a full disk."""
+    while len(content):
+        content = content[os.write(fd, content) :]
 
 
 def sync_tree(root: Path) -> None:

@@ -34,6 +34,9 @@ from store.locks import PARTIAL, Lease, writer_lease
 from store.manifest import conform, manifest_problems, write_manifest
 from store.spec import FieldSpec
 
+WRITE_BYTES = (
+    1 << 20
+)  # large writes make large folios, which are read back up to 40 % faster than 100 KB ones
 ULID_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -155,9 +158,11 @@ class SegmentWriter:
         self.attributes = {**attributes, "field": described, "format": FORMAT}
         self.partial = self.final.with_name(f"{self.final.name}{PARTIAL}{os.getpid()}")
         self.frames = 0
-        inner = inner_frames or choose_inner_frames(frame_bytes)
-        self._inner = inner
-        self._rest = np.empty((inner, field.tokens, field.dim), stored_type(field.dtype, "").numpy)
+        self._frame_bytes = frame_bytes
+        self._inner_bytes = (inner_frames or choose_inner_frames(frame_bytes)) * frame_bytes
+        stride = self._inner_bytes + CRC_BYTES
+        self._staged = np.empty(WRITE_BYTES + stride, np.uint8)
+        self._ready = self._used = 0  # bytes of finished chunks staged, and of the one that follows
         self._open()
 
     def _open(self) -> None:
@@ -176,7 +181,7 @@ class SegmentWriter:
     @property
     def nbytes(self) -> int:
         """Bytes of the values appended so far."""
-        return self.frames * self._rest[0].nbytes
+        return self.frames * self._frame_bytes
 
     def append(self, values: np.ndarray) -> int:
         """Add one clip's frames.
@@ -194,28 +199,35 @@ class SegmentWriter:
         self._require_open()
         stored = encode(values, self.field, str(self.final))
         first = self.frames
-        held = first % self._inner
-        taken = min(len(stored), self._inner - held) if held else 0
-        self._rest[held : held + taken] = stored[:taken]
-        whole = taken + (len(stored) - taken) // self._inner * self._inner
-        if held and held + taken == self._inner:
-            self._write_chunks(self._rest)
-        self._write_chunks(stored[taken:whole])
-        self._rest[: len(stored) - whole] = stored[whole:]
+        self._stage(stored.reshape(-1).view(np.uint8))
         self.frames += len(stored)
         return first
 
-    def _write_chunks(self, values: np.ndarray) -> None:
-        """Whole inner chunks and their checksums, in one system call per 512 chunks."""
-        buffers: list[memoryview] = []
-        for start in range(0, len(values), self._inner):
-            chunk = values[start : start + self._inner]
-            buffers += [_bytes_of(chunk), memoryview(crc32c(chunk).to_bytes(CRC_BYTES, "little"))]
-        self._write(buffers)
+    def _stage(self, content: np.ndarray) -> None:
+        """Distribute bytes over inner chunks; every full one gets its checksum."""
+        start = 0
+        while start < len(content):
+            taken = min(len(content) - start, self._inner_bytes - self._used)
+            at = self._ready + self._used
+            self._staged[at : at + taken] = content[start : start + taken]
+            start, self._used = start + taken, self._used + taken
+            if self._used == self._inner_bytes:
+                self._seal(self._inner_bytes)
 
-    def _write(self, buffers: list[memoryview]) -> None:
+    def _seal(self, inner_bytes: int) -> None:
+        """Put the checksum behind a chunk while it is in the processor's cache; write whole blocks."""
+        end = self._ready + inner_bytes
+        crc = crc32c(self._staged[self._ready : end]).to_bytes(CRC_BYTES, "little")
+        self._staged[end : end + CRC_BYTES] = np.frombuffer(crc, np.uint8)
+        self._ready, self._used = end + CRC_BYTES, 0
+        if whole := self._ready // WRITE_BYTES * WRITE_BYTES:
+            self._write(self._staged[:whole].data)
+            self._ready -= whole
+            self._staged[: self._ready] = self._staged[whole : whole + self._ready]
+
+    def _write(self, content: memoryview) -> None:
         try:
-            write_all(self._fd, buffers)
+            write_all(self._fd, content)
         except OSError as error:
             self.abort()
             raise self._failure(error) from error
@@ -249,15 +261,18 @@ class SegmentWriter:
         return ClosedSegment(self.final, self.frames, layout.file_bytes, self.lease)
 
     def _finish_shard(self) -> Layout:
-        held = self.frames % self._inner
-        if self.frames < self._inner:  # one chunk only: it need not be longer than its content
-            self._inner, held = self.frames, 0
-            self._write_chunks(self._rest[: self.frames])
-        if held:
-            self._rest.view(np.uint16)[held:] = stored_type(self.field.dtype, "").fill_bits
-            self._write_chunks(self._rest)
-        layout = Layout(self.frames, self.field.tokens, self.field.dim, self.field.dtype, self._inner)
-        self._write([memoryview(layout.index())])
+        if self.nbytes < self._inner_bytes:  # one chunk only: it need not be longer than its content
+            self._inner_bytes = self.nbytes
+            self._seal(self.nbytes)
+        elif self._used:
+            at = self._ready
+            padding = self._staged[at + self._used : at + self._inner_bytes]
+            padding.view(np.uint16)[:] = stored_type(self.field.dtype, "").fill_bits
+            self._seal(self._inner_bytes)
+        self._write(self._staged[: self._ready].data)
+        inner_frames = self._inner_bytes // self._frame_bytes
+        layout = Layout(self.frames, self.field.tokens, self.field.dim, self.field.dtype, inner_frames)
+        self._write(memoryview(layout.index()))
         os.close(self._fd)
         self._fd = -1
         return layout
@@ -286,7 +301,3 @@ class SegmentWriter:
         failure = SegmentError(f"{self.final}: cannot write segment ({error.strerror or error}); {hint}")
         failure.errno = error.errno
         return failure
-
-
-def _bytes_of(values: np.ndarray) -> memoryview:
-    return values.view(np.uint8).reshape(-1).data
