@@ -14,7 +14,8 @@ class ModalityConfig:
         field: Field of that encoder. None: the only one, else embedding, cls or tokens, in that order.
         reduce: What to load: `mean` or `cls` (one vector a clip), `resample:K` (K frames, order kept), `none`
             (all frames). None: `resample:32` if clips have several frames, else `mean`.
-        head: Name in align.HEADS. None: `conv` for sequences, `attention` for many tokens, else `mlp`.
+        head: Name in align.HEADS. None: `sequence` for several frames (`conv` if they are very wide),
+            `attention` for single frames of several tokens, else `mlp`.
         head_options: Options of that head (see its class), e.g. {"width": 256}.
         standardise: Subtract the training mean and divide by the training deviation: per feature dim, shared
             by the tokens of a frame (`dim`), per token and dim (`token`: beware of joints that hardly move:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TEXT = "text"
 ORDER = ("rgb", "ir", "depth", "skeleton", "inertial", "audio", TEXT)  # the first one present is the anchor
 MOST_STEPS = 32  # frames that `resample` keeps of a clip when nothing else was asked
+WIDEST_SEQUENCE = 65536  # numbers a clip up to which the head that flattens them (17 M weights) is chosen
 ALL_CLIPS = "none"
 USUAL_PROTOCOL = "cross-subject"
 
@@ -158,7 +159,7 @@ def resolve_modality(name: str, config: ModalityConfig, selection: "Selection") 
     pooled = reduce in ("mean", "cls")
     seen = 1 if pooled else tokens
     steps = 1 if pooled else _steps(reduce)
-    head = config.head or _head(steps, seen)
+    head = config.head or _head(steps, seen, dim)
     options = dict(config.head_options)
     if head in ("conv", "sequence") and steps > 1:
         options.setdefault("steps", steps)
@@ -249,9 +250,9 @@ def _steps(reduce: str) -> int:
     return int(reduce.partition(":")[2]) if reduce.startswith("resample:") else 2
 
 
-def _head(steps: int, tokens: int) -> str:
+def _head(steps: int, tokens: int, dim: int) -> str:
     if steps > 1:
-        return "conv"
+        return "sequence" if steps * tokens * dim <= WIDEST_SEQUENCE else "conv"
     return "attention" if tokens > 1 else "mlp"
 
 

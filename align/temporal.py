@@ -26,7 +26,7 @@ class Sequence(nn.Module):
         embedding: int,
         join: str = "auto",
         steps: int = 32,
-        hidden: int = 512,
+        hidden: int = 256,
         dropout: float = 0.3,
     ):
         super().__init__()
