@@ -71,7 +71,7 @@ class Bank:
                     f"{path}: not a bank (no {CATALOG_FILE}); "
                     f"`python -m extract --dataset NAME --bank {path}` makes one"
                 )
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder)
         catalog = Catalog(file, not _writable(folder, file), timeout_seconds, notify)
         if create and not catalog.read_only:
             catalog.create()
@@ -302,6 +302,15 @@ class Bank:
         from store.views import record_views
 
         record_views(self.catalog, dataset, views)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotABankError(
+            f"{folder}: cannot make a bank here ({error.strerror}); try another --bank"
+        ) from error
 
 
 def _writable(folder: Path, file: Path) -> bool:

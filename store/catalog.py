@@ -164,24 +164,23 @@ class Catalog:
                 connection.close()
 
     def create(self) -> None:
-        """Make the file in the storage format that duckdb 1.5 and 2 share, and its tables.
+        """Make the file, unless there is one, in the storage format that duckdb 1.5 and 2 share; migrate it.
 
-        Another process may be doing the same: the tables are made by whoever comes first.
+        The file appears whole or not at all, and only once if several processes make it at a time.
         """
-        import duckdb
-
         if not self.path.exists():
-            path = str(self.path).replace("'", "''")
-            with duckdb.connect() as connection:
-                try:
-                    connection.execute(f"ATTACH '{path}' AS bank (STORAGE_VERSION '{STORAGE_VERSION}')")
-                    connection.execute("CREATE TABLE bank.schema_migrations (number INTEGER, name VARCHAR)")
-                    connection.execute("DETACH bank")
-                except duckdb.IOException as error:
-                    if not is_lock_error(error):
-                        raise CatalogError(f"{self.path}: {first_line(error)}") from error
-                except duckdb.CatalogException:
-                    pass  # made by another process between our look and our ATTACH
+            newborn = self.path.with_name(f"{self.path.name}.new-{os.getpid()}")
+            try:
+                _make(newborn)
+                os.link(newborn, self.path)
+            except FileExistsError:
+                pass  # another process was faster
+            except OSError as error:
+                raise CatalogError(
+                    f"{self.path}: cannot make it ({error.strerror}); try another --bank"
+                ) from error
+            finally:
+                newborn.unlink(missing_ok=True)
         self.migrate()
 
     def version(self) -> int:
@@ -297,6 +296,20 @@ def lock_holder(error: Exception) -> str:
 def first_line(error: Exception) -> str:
     """DuckDB's message up to the first line break."""
     return str(error).strip().split("\n", 1)[0]
+
+
+def _make(path: Path) -> None:
+    """A new database file with an empty list of migrations."""
+    import duckdb
+
+    quoted = str(path).replace("'", "''")
+    try:
+        with duckdb.connect() as connection:
+            connection.execute(f"ATTACH '{quoted}' AS bank (STORAGE_VERSION '{STORAGE_VERSION}')")
+            connection.execute("CREATE TABLE bank.schema_migrations (number INTEGER, name VARCHAR)")
+            connection.execute("DETACH bank")
+    except duckdb.Error as error:
+        raise CatalogError(f"{path}: {first_line(error)}; free some space or try another --bank") from error
 
 
 def _opened(path: Path, read_only: bool) -> "duckdb.DuckDBPyConnection":

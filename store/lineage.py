@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 CLIP = "SELECT * EXCLUDE (dataset) FROM clips WHERE dataset = ? AND clip_id = ?"
 MEDIA = """
-SELECT m.*, d.root FROM media m LEFT JOIN datasets d ON d.name = m.dataset
-WHERE m.dataset = ? AND m.clip_id = ? ORDER BY modality
+SELECT m.*, d.root, r.declared_frames, r.decoded_frames FROM media m
+LEFT JOIN datasets d ON d.name = m.dataset
+LEFT JOIN media_read r ON r.dataset = m.dataset AND r.clip_id = m.clip_id AND r.modality = m.modality
+WHERE m.dataset = ? AND m.clip_id = ? ORDER BY m.modality
 """
 FEATURES = """
 SELECT s.modality, s.name, s.spec::VARCHAR AS spec, f.field, f.view, f.frames, f.first_frame, f.media_key,
@@ -101,6 +103,8 @@ def _clip_lines(bank: "Bank", dataset: str, item: str) -> Iterator[str]:
 def _media_lines(row: dict[str, Any]) -> Iterator[str]:
     path = Path(row["root"] or "") / row["path"]
     yield f"  file      {path} ({_file_state(path, row)})"
+    if row["decoded_frames"] is not None:
+        yield f"  read      {row['decoded_frames']} frames decoded, {_text(row['declared_frames'])} declared"
     shown = ("reader", "options", "start_seconds", "end_seconds", "frames", "fps", "width", "height",
              "duration_seconds", "bytes", "sample_hash")  # fmt: skip
     yield "  media     " + _named({name: row[name] for name in shown})
@@ -172,6 +176,10 @@ def _failure_lines(bank: "Bank", dataset: str, item: str) -> Iterator[str]:
         yield ""
         what = f"{row['modality']} {row['feature_set']} at {row['stage']}, {row['attempts']} times"
         yield f"failed      {what}: {row['error']}"
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _named(row: dict[str, Any], leave: tuple[str, ...] = ()) -> str:

@@ -273,7 +273,7 @@ class FeatureWriter:
                 f"{self.pending} finished segments of {self.owner.name} are on disk, not in the catalog:"
                 " the next run commits them, or `python -m store gc` does"
             )
-        elif error is None:
+        elif error is None and len(self._committed) > len(self.fields):
             self._merge()
 
     def _let_go(self) -> None:

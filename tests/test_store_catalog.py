@@ -14,7 +14,7 @@ from store.catalog import Catalog, CatalogBusyError, CatalogError, NewerCatalogE
 from store.migrations import LATEST, MIGRATIONS
 
 # A released migration is never edited: banks in the field have had it as it was.
-RELEASED = {1: "ece536030f3a4255", 2: "4b45bcfa48dc4d6f"}
+RELEASED = {1: "ece536030f3a4255", 2: "4b45bcfa48dc4d6f", 3: "5e75dd7bd4f27a4e"}
 
 
 @pytest.fixture
@@ -70,6 +70,40 @@ def test_a_catalog_from_a_newer_version_is_refused(tmp_path):
     for create in (False, True):
         with pytest.raises(NewerCatalogError, match=f"has schema {LATEST + 1}.*update FrameBank"):
             Bank.open(tmp_path, create=create)
+
+
+CREATE = """
+import sys
+from store.bank import Bank
+sys.stdin.readline()
+print(Bank.open(sys.argv[1], create=True).sql("SELECT count(*) AS n FROM clips")["n"][0])
+"""
+
+
+def test_several_processes_may_make_the_same_bank(tmp_path):
+    processes = [toy.script(CREATE, tmp_path / "bank") for _ in range(3)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        out, errors = process.communicate(timeout=120)
+        assert (process.returncode, out) == (0, "0\n"), errors
+    assert [path.name for path in (tmp_path / "bank").iterdir()] == ["catalog.duckdb"]
+
+
+def test_where_no_bank_can_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(NotABankError, match="cannot make a bank here"):
+            Bank.open(place, create=True)
+
+
+def test_an_empty_file_is_not_made_a_catalog(tmp_path):
+    (tmp_path / "catalog.duckdb").touch()
+    with pytest.raises(CatalogError, match=r"catalog\.duckdb"):
+        Bank.open(tmp_path)
+    assert (tmp_path / "catalog.duckdb").stat().st_size == 0
 
 
 def test_a_file_that_is_no_database_is_an_error_not_a_new_bank(tmp_path):
@@ -176,7 +210,7 @@ def test_threads_of_one_process_take_turns(catalog):
 
     def work(number: int) -> None:
         try:
-            for step in range(5):
+            for step in range(3):
                 with catalog.transaction() as connection:
                     connection.execute("INSERT INTO texts VALUES (?, 'x')", [f"{number}/{step}"])
                 assert count(catalog) >= 1
@@ -189,7 +223,7 @@ def test_threads_of_one_process_take_turns(catalog):
     for thread in threads:
         thread.join()
     assert not errors
-    assert count(catalog) == 20
+    assert count(catalog) == 12
 
 
 WRITE = """
@@ -197,7 +231,7 @@ import sys
 from pathlib import Path
 from store.catalog import Catalog
 catalog = Catalog(Path(sys.argv[1]), timeout_seconds=60)
-for step in range(15):
+for step in range(6):
     with catalog.transaction() as connection:
         connection.execute("INSERT INTO texts VALUES (?, 'x')", [f"{sys.argv[2]}/{step}"])
     catalog.read("SELECT count(*) FROM texts")
@@ -209,8 +243,8 @@ def test_processes_take_turns(catalog):
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-    assert count(catalog) == 45
-    assert catalog.read("SELECT count(DISTINCT text_id) AS n FROM texts")["n"][0].as_py() == 45
+    assert count(catalog) == 18
+    assert catalog.read("SELECT count(DISTINCT text_id) AS n FROM texts")["n"][0].as_py() == 18
 
 
 KILLED = """

@@ -6,6 +6,7 @@ import sys
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import store_toy as toy
@@ -119,7 +120,10 @@ def test_explain_tells_of_failures_and_replaced_files(call, tmp_path):
     with bank.writer(DATASET, MODALITY, toy.spec(frames=3), [CLS]) as writer:
         writer.fail("clip 000", "decode", "no frames")
     bank.register(DATASET, clips=toy.clips(2), media=toy.media(2, version=2))
+    read = {"clip_id": "clip 000", "modality": MODALITY, "declared_frames": 120, "decoded_frames": 80}
+    bank.record_media(DATASET, pa.Table.from_pylist([read]))
     out = call("explain", f"{DATASET}/clip 000", *option(bank))[1]
+    assert "80 frames decoded, 120 declared" in out
     assert "STALE" in out and "at decode, 1 times: no frames" in out
 
 
