@@ -15,7 +15,7 @@ from store.places import run_directory
 from store.plan import missing
 from store.runs import LOCK, RUNNING
 
-_LOOK_SECONDS = 30.0  # between looks at what the others have done
+_LOOK_SECONDS = 10.0  # between looks at what the others have done
 _BUSY_SECONDS = 0.2  # a catalog in use is looked at next time
 
 _OTHERS = """

@@ -4,7 +4,9 @@ import csv
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +53,8 @@ class Patches:
     default_fields = ("tokens", "cls")
     tolerates_bf16 = False
 
-    def __init__(self, weights=None, device="cpu", modality=None, gain=1.0):
-        self.gain = gain
+    def __init__(self, weights=None, device="cpu", modality=None, gain=1.0, delay_seconds=0.0):
+        self.gain, self.delay_seconds = gain, delay_seconds
 
     @property
     def space(self):
@@ -62,6 +64,7 @@ class Patches:
         return PatchMeans()
 
     def encode(self, batch):
+        time.sleep(self.delay_seconds)
         if (batch > 0.99).all(-1).all(-1).any():
             raise ValueError("this encoder cannot look at white frames")
         tokens = batch.float() * self.gain
@@ -125,18 +128,31 @@ DRIVER = f"""
 import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
 import store.cli
-from extract_toys import install_encoders
-install_encoders()
+import extract_toys
+extract_toys.install_encoders()
+getattr(extract_toys, sys.argv.pop(1))()
 from extract.__main__ import main
 main()
 """
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def start(*arguments, **options):
+def as_it_is():
+    """Nothing special in the command's process."""
+
+
+def small_segments():
+    """Commit every few clips, so that there is something to disturb."""
+    import extract.command
+    from extract.task import Limits
+
+    extract.command.Limits = partial(Limits, max_segment_bytes=2000, max_segment_seconds=0.3)
+
+
+def start(*arguments, prepare=as_it_is, **options):
     """`python -m extract <arguments>` with the toy encoders, as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, *map(str, arguments)],
+        [sys.executable, "-c", DRIVER, prepare.__name__, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -146,9 +162,9 @@ def start(*arguments, **options):
     )
 
 
-def command(*arguments, check=0, timeout=120):
+def command(*arguments, check=0, timeout=180, prepare=as_it_is):
     """Run it to its end; returns (stdout, stderr) after checking the exit status."""
-    process = start(*arguments)
+    process = start(*arguments, prepare=prepare)
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
