@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 import json
+from decimal import Decimal
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -29,13 +30,13 @@ def formatted(table: pa.Table, style: Format = "table") -> str:
     if style == "csv":
         return _csv(table)
     if style == "json":
-        return "\n".join(json.dumps(row, default=str, ensure_ascii=False) for row in table.to_pylist())
+        return "\n".join(json.dumps(row, default=_json, ensure_ascii=False) for row in table.to_pylist())
     raise FrameBankError(f"format: {style!r}; accepted are: table, csv, json")
 
 
 def _aligned(table: pa.Table) -> str:
     rows = [[_cell(value) for value in row.values()] for row in table.to_pylist()]
-    numeric = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in table.schema.types]
+    numeric = [_is_numeric(kind) for kind in table.schema.types]
     widths = [
         max([len(name), *(len(row[column]) for row in rows)])
         for column, name in enumerate(table.column_names)
@@ -49,6 +50,17 @@ def _aligned(table: pa.Table) -> str:
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(table.column_names), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def _json(value: Any) -> Any:
+    """What JSON has no type for: decimals (DuckDB's sums of integers are some) as numbers, the rest as text."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return str(value)
 
 
 def _cell(value: Any) -> str:

@@ -76,6 +76,9 @@ def test_sql_prints_tables_csv_json_and_parquet(call, shared_bank):
     assert call("sql", query, *option(shared_bank), "--format", "csv")[1] == "camera,clips\n0,3\n1,3\n"
     lines = call("sql", query, *option(shared_bank), "--format", "json")[1].splitlines()
     assert json.loads(lines[0]) == {"camera": "0", "clips": 3}
+    sums = "SELECT sum(label) AS s, sum(label) / 4 AS q, now() AS t FROM clips"
+    values = json.loads(call("sql", sums, *option(shared_bank), "--format", "json")[1])
+    assert (values["s"], values["q"]) == (6, 1.5) and values["t"].startswith("20")
     code, _, err = call("sql", "SELEC 1", *option(shared_bank))
     assert code == 2 and err.startswith("error: catalog query: ") and err.count("\n") == 1
 
