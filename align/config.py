@@ -146,7 +146,7 @@ class AlignConfig:
         missing: Clips that lack a modality: `mask` them out of its pairs, or `drop` them.
         embedding: Dimensions of the shared space.
         pairs: all, anchor, anchor:NAME, or FIRST-SECOND[=WEIGHT],...
-        losses: Terms of the loss; by default one infonce.
+        losses: Terms of the loss; none given: one infonce.
         text: Where texts come from.
         augment: Random changes of features while training.
         validation: What is held out of the training part.
@@ -163,12 +163,15 @@ class AlignConfig:
     missing: Literal["mask", "drop"] = "mask"
     embedding: int = 256
     pairs: str | list[str] = "all"
-    losses: list[LossConfig] = dataclasses.field(default_factory=lambda: [LossConfig()])
+    losses: list[LossConfig] = dataclasses.field(default_factory=list)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.losses = self.losses or [LossConfig()]
 
     def as_json(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers: what checkpoints and `runs` keep."""
