@@ -57,7 +57,7 @@ def _is_numeric(kind: pa.DataType) -> bool:
 
 
 def _json(value: Any) -> Any:
-    """What JSON has no type for: decimals (DuckDB's sums of integers are some) as numbers, the rest as text."""
+    """Decimals (DuckDB's sums of integers are some) as numbers, what JSON has no type for as text."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return str(value)
