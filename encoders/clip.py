@@ -89,6 +89,7 @@ class Clip:
         return self.preprocess
 
     @cached_property
+    @torch.inference_mode(False)  # ordinary tensors, whoever asks first: autocast keeps its casts of those
     def model(self) -> Any:
         """The two towers in evaluation mode, loaded strictly."""
         from transformers import CLIPModel, SiglipModel

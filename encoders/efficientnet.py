@@ -73,6 +73,7 @@ class EfficientNetLite0:
         return path
 
     @cached_property
+    @torch.inference_mode(False)  # ordinary tensors, whoever asks first: autocast keeps its casts of those
     def model(self) -> Any:
         """The network in evaluation mode, batch norms folded into the convolutions before them."""
         from efficientnet_lite_pytorch import EfficientNet

@@ -66,6 +66,7 @@ class MiniLM:
         return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
     @cached_property
+    @torch.inference_mode(False)  # ordinary tensors, whoever asks first: autocast keeps its casts of those
     def model(self) -> Any:
         """BERT in evaluation mode, loaded strictly."""
         from transformers import BertModel

@@ -107,7 +107,6 @@ class BatchEncoder:
             initializer=self._enter_thread,
             initargs=(max(1, cores // self._threads),),
         )
-        self._contexts: list[Any] = []
         self._first = True
 
     def __enter__(self) -> Self:
@@ -120,12 +119,9 @@ class BatchEncoder:
         """Set up one thread for its whole life: autocast keeps its casts of the weights between batches."""
         if self.device.type == "cpu":
             torch.set_num_threads(intra_op_threads)
-        contexts: list[Any] = [torch.inference_mode()]
+        # Not inference mode: its guard ends, for whatever thread runs then, when it is garbage-collected.
         if self.precision == "bf16":
-            contexts.append(torch.autocast(self.device.type, torch.bfloat16))
-        for context in contexts:
-            context.__enter__()
-        self._contexts += contexts  # inference mode ends when its object is collected
+            torch.autocast(self.device.type, torch.bfloat16).__enter__()
 
     def add(self, key: Any, values: np.ndarray) -> Iterator[Encoded]:
         """Take one clip's prepared frames ``(T, ...)`` (copied); yields the clips that are complete by now.
@@ -198,9 +194,10 @@ class BatchEncoder:
 
     def _compute(self, batch: _Batch) -> _Computed:
         wall, cpu = time.perf_counter(), time.thread_time()
-        values = torch.from_numpy(batch.values[: batch.filled]).to(self.device, non_blocking=True)
-        outputs = self.encoder.encode(values[:, None] if self.encoder.unit == "frame" else values)
-        kept = {name: outputs[name].float().cpu().numpy() for name in self.fields}
+        with torch.inference_mode():
+            values = torch.from_numpy(batch.values[: batch.filled]).to(self.device, non_blocking=True)
+            outputs = self.encoder.encode(values[:, None] if self.encoder.unit == "frame" else values)
+            kept = {name: outputs[name].float().cpu().numpy() for name in self.fields}
         return _Computed(kept, time.perf_counter() - wall, time.thread_time() - cpu)
 
     def _land(self) -> Iterator[Encoded]:

@@ -277,3 +277,14 @@ def test_a_checkpoint_with_a_missing_tensor_is_refused(tiny_clip, tmp_path):
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(WeightsError, match=r"missing_keys.*visual_projection"):
         load_encoder("clip", weights=str(folder)).model  # noqa: B018
+
+
+def test_weights_load_whoever_asks_first(photos):
+    """Inside inference mode and bf16 autocast, as extraction does it; then they still work outside."""
+    encoder = EfficientNetLite0()
+    batch = torch.from_numpy(encoder.prepare()(photos[1][None], "rgb"))[None]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        inside = encoder.encode(batch)["cls"]
+    assert not any(parameter.is_inference() for parameter in encoder.model.parameters())
+    outside = encoder.encode(batch)["cls"]
+    assert torch.nn.functional.cosine_similarity(inside.flatten(), outside.flatten(), dim=0) > 0.998
