@@ -74,5 +74,5 @@ def export_selection(selection: "Selection", path: Path, reduce: str = "none") -
     arrays["about"] = np.array(json.dumps(about, ensure_ascii=False))
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)
     return path
