@@ -29,6 +29,8 @@ class Track:
         index: int64 rows of ``features``, view 0 or the first text first.
         offsets: (R + 1,) int64 for ragged features: row r has frames ``offsets[r] : offsets[r + 1]``.
         is_text: Rows are texts (drawn on their own); otherwise views (the same one in all modalities).
+        meanings: (R,) int64 for texts: rows with the same number say the same of a clip (the prompts of one
+            class); None: each text means something else.
     """
 
     features: np.ndarray
@@ -37,6 +39,7 @@ class Track:
     index: np.ndarray
     offsets: np.ndarray | None = None
     is_text: bool = False
+    meanings: np.ndarray | None = None
 
     @property
     def tokens_dim(self) -> tuple[int, int]:
@@ -50,6 +53,11 @@ class Track:
             return np.zeros(len(clips), np.int64)
         place = self.starts[clips] + np.minimum((draw * counts).astype(np.int64), np.maximum(counts - 1, 0))
         return np.where(counts > 0, self.index[np.minimum(place, len(self.index) - 1)], 0)
+
+    def meaning(self, clips: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """What the text rows drawn for these clips mean: (B,) int64, -1 where a clip has none."""
+        found = rows if self.meanings is None or not len(self.index) else self.meanings[rows]
+        return np.where(self.counts[clips] > 0, found, -1)
 
 
 def track(
@@ -76,12 +84,16 @@ def track(
     return Track(features, np.cumsum(counts) - counts, counts, order, offsets)
 
 
-def text_track(features: np.ndarray, choices: Iterable[Iterable[int]]) -> Track:
+def text_track(
+    features: np.ndarray, choices: Iterable[Iterable[int]], meanings: np.ndarray | None = None
+) -> Track:
     """A track of texts: features (R, D) of the unique texts, and per clip the rows of the texts it has."""
     rows = [np.fromiter(row, np.int64) for row in choices]
     counts = np.array([len(row) for row in rows], np.int64)
     index = np.concatenate([*rows, np.empty(0, np.int64)])
-    return Track(features[:, None, None], np.cumsum(counts) - counts, counts, index, is_text=True)
+    return Track(
+        features[:, None, None], np.cumsum(counts) - counts, counts, index, is_text=True, meanings=meanings
+    )
 
 
 @dataclass
@@ -118,7 +130,7 @@ class Batch:
         masks: Modality -> (B, T) bool, or None when every frame is valid.
         present: (B, M) bool, or None when nothing is missing.
         labels: (B,) int64.
-        texts: (B,) int64 id of the drawn text, -1 = none; None without a text modality.
+        texts: (B,) int64 meaning of the drawn text, -1 = none; None without a text modality.
     """
 
     features: dict[str, Tensor]
@@ -238,7 +250,7 @@ class Loader:
             rows = source.track.rows(clips, text if source.track.is_text else view)
             features[name], masks[name] = source.gather(rows, turn)
             if source.track.is_text:
-                texts = torch.from_numpy(np.where(source.track.counts[clips] > 0, rows, -1)).to(self.device)
+                texts = torch.from_numpy(source.track.meaning(clips, rows)).to(self.device)
         present = None if self.complete else torch.from_numpy(self.present[clips]).to(self.device)
         labels = torch.from_numpy(self.data.labels[clips]).to(self.device)
         return Batch(features, masks, present, labels, texts)

@@ -89,8 +89,8 @@ class InfoNCE(nn.Module):
         direction: ``both``, ``forward`` or ``backward`` (:func:`info_nce`).
         same_label: What another clip of the same class is: ``negative`` (labels unused), ``ignore``, or
             ``positive`` (supervised).
-        same_text: The same for pairs with the text modality, when two clips drew the same text. ``ignore`` by
-            default: a text pushed away from a clip it describes teaches nothing.
+        same_text: The same for pairs with the text modality, when two clips drew the same text (or prompts of
+            the same class). ``ignore`` by default: to push a text off a clip it describes teaches nothing.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class InfoNCE(nn.Module):
             embeddings: Modality -> (B, E) unit rows; all modalities in the same clip order.
             present: (B, M) bool in the order of ``embeddings``; None: nothing is missing.
             labels: (B,) int64, -1 = unknown; needed unless ``same_label`` is ``negative``.
-            texts: (B,) int64, equal where two clips drew the same text, -1 = none.
+            texts: (B,) int64, equal where two clips drew texts that mean the same, -1 = none.
 
         Returns:
             Scalar: sum of weight x loss over the pairs with at least two clips, divided by the sum of

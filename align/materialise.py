@@ -145,7 +145,17 @@ class _Texts:
     def track(self, clips: np.ndarray, labels: np.ndarray) -> Track:
         """The texts as a track over these clips."""
         features = self.selection.materialise(self.recipe.reduce)
-        return text_track(features.reshape(len(features), -1), self.choices(clips, labels))
+        features = features.reshape(len(features), -1)
+        return text_track(features, self.choices(clips, labels), self._meanings())
+
+    def _meanings(self) -> np.ndarray | None:
+        """For label texts the label of each row: all prompts of a class say the same."""
+        if self.source == "captions":
+            return None
+        meanings = np.full(len(self.place), -1, np.int64)
+        for label, ids in self.ids.items():
+            meanings[[self.place[text_id] for text_id in ids]] = label
+        return meanings
 
 
 def _clips(

@@ -279,6 +279,7 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _text_ids(data: ClipData, clips: np.ndarray) -> dict[str, np.ndarray]:
-    """The first text's row of each clip, for text modalities."""
+    """What the first text of each clip means, for text modalities."""
+    texts = {name: part for name, part in data.tracks.items() if part.is_text}
     zeros = np.zeros(len(clips))
-    return {name: part.rows(clips, zeros) for name, part in data.tracks.items() if part.is_text}
+    return {name: part.meaning(clips, part.rows(clips, zeros)) for name, part in texts.items()}

@@ -118,6 +118,16 @@ def test_rows_of_other_clips_are_never_used_and_order_of_views_is_kept():
     assert everything.tolist() == [5, 3, 0]
 
 
+def test_prompts_of_one_class_mean_the_same():
+    texts = text_track(np.zeros((4, 2), np.float32), [[0, 1], [2, 3], [], [0, 1]], np.array([5, 5, 7, 7]))
+    clips = np.arange(4)
+    first, last = (texts.rows(clips, np.full(4, draw)) for draw in (0.0, 0.9))
+    assert first.tolist() == [0, 2, 0, 0] and last.tolist() == [1, 3, 0, 1]
+    assert texts.meaning(clips, first).tolist() == texts.meaning(clips, last).tolist() == [5, 7, -1, 5]
+    texts.meanings = None
+    assert texts.meaning(clips, last).tolist() == [1, 3, -1, 1]
+
+
 # Groups ------------------------------------------------------
 
 
