@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def export_selection(selection: "Selection", path: Path, reduce: str = "none") -
     """
     if path.suffix != ".npz":
         raise ExportError(f"{path}: features are exported to a .npz file; name it so")
-    arrays: dict[str, np.ndarray] = {"items": selection.items.astype(str), "labels": selection.labels}
+    arrays: dict[str, Any] = {"items": selection.items.astype(str), "labels": selection.labels}
     if reduce == "none":
         arrays["values"], arrays["offsets"] = selection.materialise("none")
         arrays["times_seconds"] = np.concatenate(selection.times())

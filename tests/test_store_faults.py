@@ -25,6 +25,7 @@ from store.locks import PARTIAL
 from store.reindex import reindex
 
 COUNT = 12
+HELD_SECONDS = 60  # a notebook left open
 
 WRITE = """
 import sys
@@ -190,7 +191,7 @@ def test_two_extractions_and_a_training_beside_a_notebook(tmp_path):
             toy.script(f"{WRITE}\nwrite(sys.argv[1], {half}, {COUNT}, max_seconds=0)", tmp_path),
             toy.script(TRAIN, tmp_path),
         ]
-        time.sleep(8)
+        time.sleep(HELD_SECONDS)
         assert all(process.poll() is None for process in processes)
         holder.release()
         said = [finished(process) for process in processes]
