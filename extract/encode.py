@@ -23,6 +23,7 @@ import torch
 
 from encoders.errors import WeightsError
 from encoders.protocols import Encoder
+from store.errors import FrameBankError
 
 _PENDING_BYTES = 256 << 20  # of clips that wait in buckets for others of their shape
 # On a CPU small batches stay in its caches: 8 frames of EfficientNet-Lite0 are 2x as fast as 64.
@@ -254,11 +255,23 @@ class BatchEncoder:
         return joined
 
 
+class DeviceError(FrameBankError, ValueError):
+    """A device that this machine has not."""
+
+
 def resolve_device(device: str) -> str:
-    """``auto`` -> ``cuda`` if there is one, else ``cpu``; anything else as given."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """``auto`` -> ``cuda`` if there is one, else ``cpu``; anything else as given, if it is there.
+
+    Raises:
+        DeviceError: With the devices that there are.
+    """
+    count = torch.cuda.device_count()
+    if device == "auto":
+        return "cuda" if count else "cpu"
+    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]
+    if device not in known:
+        raise DeviceError(f"extract: no device {device!r} here; there are: {', '.join(known)}")
+    return device
 
 
 def default_precision(device: str, tolerates_bf16: bool) -> str:
