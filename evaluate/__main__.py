@@ -5,6 +5,7 @@ from store.cli import Command, run  # first: it sets what torch reads when it is
 if __name__ == "__main__":
     from encoders.errors import EncoderError
     from evaluate.probe import probe
+    from evaluate.report import report
     from evaluate.retrieve import retrieve
     from evaluate.search import search
     from evaluate.zero_shot import zero_shot
@@ -14,5 +15,6 @@ if __name__ == "__main__":
         "retrieve": retrieve,
         "zero-shot": zero_shot,
         "search": search,
+        "report": report,
     }
     run(commands, expected=(EncoderError,), prog="python -m evaluate")

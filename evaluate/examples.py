@@ -1,5 +1,6 @@
 """Searches to look at: queries from the best-ranked to the worst, each with its first results."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def examples(
-    search: "Search", ranks: np.ndarray, index: "Index", count: int, results: int
+    search: "Search", ranks: np.ndarray, index: "Index", count: int, results: int, names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """A few searches of one direction.
 
@@ -23,6 +24,7 @@ def examples(
         index: Over the gallery.
         count: How many queries.
         results: How many results each.
+        names: Of the classes.
 
     Returns:
         JSON-able: ``query``, its ``rank``, and ``results`` in order with ``score`` and ``right``.
@@ -36,13 +38,13 @@ def examples(
         kept = np.flatnonzero(~out[place])[:results].tolist()
         shown = [
             {
-                **described(search.gallery, int(items[place, k])),
+                **described(search.gallery, int(items[place, k]), names),
                 "score": round(float(scores[place, k]), 4),
                 "right": bool(right[place, k]),
             }
             for k in kept
         ]
-        query = described(search.queries, row)
+        query = described(search.queries, row, names)
         found.append({"query_item": query, "rank": float(ranks[row]), "results": shown})
     return found
 
@@ -55,7 +57,12 @@ def spread(ranks: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     return order[np.unique(places)]
 
 
-def described(side: "Side", row: int) -> dict[str, Any]:
-    """An item for people and for the report: its modality, id or text, and label."""
-    key = "text" if side.modality == TEXT else "item"
-    return {"modality": side.modality, key: side.items[row], "label": int(side.labels[row])}
+def described(side: "Side", row: int, names: Sequence[str]) -> dict[str, Any]:
+    """An item for people and for the report: its modality, id or text, and class."""
+    key, label = "text" if side.modality == TEXT else "item", int(side.labels[row])
+    return {
+        "modality": side.modality,
+        key: side.items[row],
+        "label": label,
+        "class": names[label] if label >= 0 else "",
+    }

@@ -62,13 +62,20 @@ def percent(score: Score) -> str:
     return f"{score.value * 100:.1f} [{score.low * 100:.1f}, {score.high * 100:.1f}]"
 
 
-def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with equal keys -> aligned text on stdout."""
+def print_table(rows: Sequence[Mapping[str, Any]], whole: str | None = None) -> None:
+    """Rows with equal keys -> aligned text on stdout; the column ``whole`` (a path) comes last and uncut."""
     import pyarrow as pa
 
     from store.text_table import formatted
 
-    print(formatted(pa.Table.from_pylist([dict(row) for row in rows])))
+    lines = formatted(
+        pa.Table.from_pylist([{key: row[key] for key in row if key != whole} for row in rows])
+    ).splitlines()
+    if whole is not None:
+        width = max(len(line) for line in lines)
+        ends = [whole, "-" * len(whole), *(str(row[whole]) for row in rows)]
+        lines = [f"{line:<{width}}  {end}" for line, end in zip(lines, ends, strict=True)]
+    print("\n".join(lines))
 
 
 def print_saved(sources: Sequence[Source]) -> None:

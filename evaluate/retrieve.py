@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from evaluate.relevance import Relevance, SameKey
     from evaluate.sides import Side
 
-SHOWN_RESULTS = 5  # per example in the report
+SHOWN_RESULTS = 6  # per example in the report
 EXAMPLES = 6  # per direction
 
 
@@ -227,9 +227,8 @@ def outcome(
     row |= {name: percent(values[name]) for name in (f"R@{k}" for k in RECALL_AT)}
     row |= {name: f"{values[name].value:.1f}" for name in ("MedR", "MeanR")}
     row |= {"chance R@1": f"{chance['R@1'] * 100:.1f}", "n": len(one.queries), "of": len(one.gallery)}
-    shown = examples(
-        one, ranks[0].expected(), make_index(index, one.gallery.vectors), EXAMPLES, SHOWN_RESULTS
-    )
+    again, places = make_index(index, one.gallery.vectors), ranks[0].expected()
+    shown = examples(one, places, again, EXAMPLES, SHOWN_RESULTS, sources[0].label_names)
     return scores, row, [{**detail, **entry, "dataset": sources[0].dataset} for entry in shown]
 
 

@@ -3,14 +3,20 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evaluate.source import AUTO, EvaluateError, Source, open_sources
 from store.cli import resolved
 from store.tables import TEXT
+
+if TYPE_CHECKING:
+    from store.bank import Bank
+
+
+THUMBNAIL = "thumbnail"
+COLUMNS = ("place", "score", "clip", "class", "text", THUMBNAIL)
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,11 @@ def search(
         shelf = text_shelf(source, query, modalities, text_weights)
     results = best(source, shelf, top, index, query if like else None)
     print(f"{source.dataset}: {query!r}; {shelf.how}\n")
-    print_table([{key: row[key] for key in shown(results)} for row in results])
+    columns = [name for name in COLUMNS if any(row[name] != "" for row in results)]
+    print_table(
+        [{name: row[name] for name in columns} for row in results],
+        whole=THUMBNAIL if THUMBNAIL in columns else None,
+    )
     print_saved([source])
     if source.bank.catalog.read_only:
         print(f"{bank}: read-only; this search is not recorded", file=sys.stderr)
@@ -150,9 +160,7 @@ def caption_shelf(source: Source, query: str, text_weights: str | None = None) -
         if clip not in closest or vectors[text] @ vector > vectors[closest[clip]] @ vector:
             closest[clip] = text
     matched = list(closest.values())
-    how = (
-        "TEXT TO TEXT: by the clips' captions or class texts, not their content (pass --checkpoint for that)"
-    )
+    how = "TEXT TO TEXT: by captions or class texts, not by content; pass --checkpoint for that"
     return Shelf(how, list(closest), np.stack([vectors[text] for text in matched]), vector, matched)
 
 
@@ -234,14 +242,14 @@ def averaged_clips(source: Source, modalities: Sequence[str]) -> tuple[list[str]
 
 
 def best(source: Source, shelf: Shelf, top: int, index: str, own: str | None) -> list[dict[str, Any]]:
-    """The best clips but ``own``: place, score, clip, class, label, text, thumbnail."""
+    """The best clips but ``own``: place, score, clip, class, text, thumbnail."""
     from evaluate.index import make_index
     from store.places import thumbnail_path
 
     scores, rows = make_index(index, shelf.vectors).search(shelf.query[None], top + (own is not None))
-    query = "SELECT clip_id, label, label_name FROM clips WHERE dataset = ?"
+    query = "SELECT clip_id, label_name FROM clips WHERE dataset = ?"
     known = {row["clip_id"]: row for row in source.bank.sql(query, [source.dataset]).to_pylist()}
-    pictured = thumbnail_modalities(source)
+    pictured = pictured_modalities(source.bank, source.dataset)
     found: list[dict[str, Any]] = []
     for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True):
         clip = shelf.items[row]
@@ -254,41 +262,34 @@ def best(source: Source, shelf: Shelf, top: int, index: str, own: str | None) ->
                 "score": round(score, 4),
                 "clip": clip,
                 "class": known[clip]["label_name"] or "",
-                "label": -1 if known[clip]["label"] is None else known[clip]["label"],
                 "text": shelf.matched[row] if shelf.matched else "",
-                "thumbnail": str(next((path for path in paths if path.exists()), "")),
+                THUMBNAIL: str(next((path for path in paths if path.exists()), "")),
             }
         )
     return found
 
 
-def thumbnail_modalities(source: Source) -> list[str]:
-    """The dataset's modalities that have pictures in the bank, rgb first."""
+def pictured_modalities(bank: "Bank", dataset: str) -> list[str]:
+    """A dataset's modalities that have pictures in the bank, rgb first."""
     from store.places import THUMBNAILS, path_part
 
-    folder = Path(source.bank.path) / THUMBNAILS / path_part(source.dataset)
+    folder = bank.path / THUMBNAILS / path_part(dataset)
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return sorted(names, key=lambda name: (not name.startswith("rgb"), name))
-
-
-def shown(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Columns to print: those with something in them."""
-    columns = ("place", "score", "clip", "class", "text", "thumbnail")
-    return [name for name in columns if any(row[name] != "" for row in results)]
 
 
 def example(
     source: Source, query: str, like: bool, how: str, results: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """The search as the report shows it."""
-    pictured = thumbnail_modalities(source)
+    pictured = pictured_modalities(source.bank, source.dataset)
     modality = pictured[0] if pictured else ""
     asked = {"modality": modality, "item": query} if like else {"modality": TEXT, "text": query}
     rows = [
         {
             "modality": modality,
             "item": row["clip"],
-            "label": row["label"],
+            "class": row["class"],
             "score": row["score"],
             "right": None,
         }
@@ -297,6 +298,6 @@ def example(
     return {
         "dataset": source.dataset,
         "how": how,
-        "query_item": {**asked, "label": -1},
+        "query_item": {**asked, "class": ""},
         "results": rows,
     }

@@ -1,0 +1,262 @@
+"""The report's tables: results (newest of each kind), what the bank holds, which runs there were."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from evaluate.page import Cell, card, duration, table, tag
+from evaluate.plots import interval_svg
+from store.text_table import byte_text
+
+if TYPE_CHECKING:
+    from store.bank import Bank
+
+MOST_RUNS = 200
+IDENTITY = ("modality", "query", "gallery", "by", "prompt_set")  # what, of a metric's detail, names a row
+
+Row = dict[str, Any]
+
+
+def results(bank: "Bank", dataset: str | None) -> str:
+    """All evaluation metrics, newest of each kind, grouped by command, dataset and protocol."""
+    rows = latest(metric_rows(bank, dataset))
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["command"], row["dataset"] or "", row["protocol"] or ""), []).append(row)
+    parts = []
+    for (command, name, protocol), members in groups.items():
+        place = " · ".join(part for part in (name, protocol) if part)
+        known = _TABLES.get(command, _other_table)
+        parts.append(card(known(members), f"{command.removeprefix('evaluate ')}: {place}"))
+    return f'<div class="stack">{"".join(parts)}</div>' if parts else ""
+
+
+def metric_rows(bank: "Bank", dataset: str | None) -> list[Row]:
+    """Metrics of finished evaluation runs, oldest first, ``detail`` parsed."""
+    query = """
+        SELECT m.name, m.value, m.low, m.high, m.n, m.detail::VARCHAR AS detail, r.command, r.run_id,
+            r.config ->> 'dataset' AS dataset, r.config ->> 'protocol' AS protocol
+        FROM metrics m JOIN runs r USING (run_id)
+        WHERE r.status = 'done' AND r.command LIKE 'evaluate%'
+            AND coalesce(r.config ->> 'dataset', '') = coalesce(?, r.config ->> 'dataset', '')
+        ORDER BY r.started_at, r.run_id
+    """
+    rows = bank.sql(query, [dataset]).to_pylist()
+    return [row | {"detail": json.loads(row["detail"] or "{}")} for row in rows]
+
+
+def latest(rows: Iterable[Row]) -> list[Row]:
+    """The newest row of each kind; raw, aligned and differently supervised ones are kinds of their own."""
+    newest: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        detail = row["detail"]
+        key = (row["command"], row["dataset"], row["protocol"], row["name"], *kind(detail))
+        if not detail.keys() & {"source", *IDENTITY}:
+            key = (*key, json.dumps(detail, sort_keys=True))
+        newest.pop(key, None)  # so that order is by time of the newest
+        newest[key] = row
+    return list(newest.values())
+
+
+def kind(detail: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What was scored, without which run of it."""
+    source = str(detail.get("source", "")).split(" ")[0]
+    return (*(detail.get(name) for name in IDENTITY), source, tuple(detail.get("supervision") or ()))
+
+
+def source_tags(detail: Mapping[str, Any]) -> str:
+    """Labels: raw or aligned, how many checkpoints, what supervised them (labels as a warning)."""
+    source = str(detail.get("source", ""))
+    checkpoints = source.split(" ")[1::2]
+    if not checkpoints:
+        return tag(source) if source else ""
+    name = (
+        f"aligned …{checkpoints[0][-6:]}"
+        if len(checkpoints) == 1
+        else f"aligned, {len(checkpoints)} checkpoints"
+    )
+    told = detail.get("supervision") or []
+    marks = [tag(f"trained with {one}", warn=one == "labels") for one in told]
+    return " ".join([tag(name), *marks])
+
+
+def _classification_table(rows: Sequence[Row]) -> str:
+    """Rows of probe or zero-shot: accuracy with its interval, the other metrics beside it."""
+    head = [
+        Cell("modality"), Cell("features"), Cell("accuracy %", number=True), Cell("95 %", number=True),
+        Cell(""), Cell("balanced %", number=True), Cell("chance %", number=True), Cell("n", number=True),
+    ]  # fmt: skip
+    return table(head, _grouped(rows, "accuracy", _classification_row))
+
+
+def _classification_row(main: Row, others: Mapping[str, Row]) -> list[Cell]:
+    detail = main["detail"]
+    prompt = f" <small>{escape(detail['prompt_set'])}</small>" if detail.get("prompt_set") else ""
+    features = _short(detail.get("features", "")).removesuffix(" aligned")
+    return [
+        Cell(html=escape(detail["modality"]) + prompt),
+        Cell(html=f'<span class="mono">{escape(features)}</span>'),
+        *_share_cells(main),
+        Cell(_percent(others.get("balanced_accuracy")), number=True),
+        Cell(f"{detail['chance'] * 100:.1f}", number=True),
+        Cell(f"{main['n']:,}", number=True),
+    ]
+
+
+def _retrieval_table(rows: Sequence[Row]) -> str:
+    """Rows of retrieve: R@1 with its interval, the other metrics beside it."""
+    head = [
+        Cell("asks → is searched"), Cell("R@1 %", number=True), Cell("95 %", number=True), Cell(""),
+        Cell("R@5 %", number=True), Cell("R@10 %", number=True), Cell("MedR", number=True),
+        Cell("MeanR", number=True), Cell("chance R@1 %", number=True), Cell("n of gallery", number=True),
+    ]  # fmt: skip
+    ordered = sorted(rows, key=lambda row: (row["detail"]["query"], row["detail"]["gallery"]))
+    return table(head, _grouped(ordered, "R@1", _retrieval_row))
+
+
+def _retrieval_row(main: Row, others: Mapping[str, Row]) -> list[Cell]:
+    detail = main["detail"]
+    ranks = [f"{others[name]['value']:.1f}" if name in others else "" for name in ("MedR", "MeanR")]
+    return [
+        Cell(f"{detail['query']} → {detail['gallery']}"),
+        *_share_cells(main),
+        *(Cell(_percent(others.get(name)), number=True) for name in ("R@5", "R@10")),
+        *(Cell(rank, number=True) for rank in ranks),
+        Cell(f"{detail['chance'] * 100:.1f}", number=True),
+        Cell(f"{main['n']:,} of {detail['gallery_size']:,}", number=True),
+    ]
+
+
+def _grouped(
+    rows: Sequence[Row], main: str, make: Callable[[Row, Mapping[str, Row]], list[Cell]]
+) -> list[list[Cell] | str]:
+    """A line for each kind that has the metric ``main``, under a heading for each source (and rule)."""
+    groups: dict[str, list[list[Cell] | str]] = {}
+    for metrics in _by_kind(rows):
+        if main in metrics:
+            detail = metrics[main]["detail"]
+            rule = f"right = same {escape(detail['by'])}" if "by" in detail else ""
+            heading = " ".join(part for part in (source_tags(detail), rule) if part)
+            groups.setdefault(heading, [heading]).append(make(metrics[main], metrics))
+    return [line for lines in groups.values() for line in lines]
+
+
+def _percent(row: Row | None) -> str:
+    return f"{row['value'] * 100:.1f}" if row else ""
+
+
+def _other_table(rows: Sequence[Row]) -> str:
+    """Metrics of evaluations that this file does not know: name, detail, value, interval."""
+    head = [
+        Cell("metric"),
+        Cell("of"),
+        Cell("value", number=True),
+        Cell("95 %", number=True),
+        Cell(""),
+        Cell("n", number=True),
+    ]
+    lines = []
+    for row in rows:
+        is_share = 0 <= row["value"] <= 1
+        interval = "" if row["low"] is None else f"{row['low']:.4g} – {row['high']:.4g}"
+        chance = row["detail"].get("chance")
+        bar = interval_svg(row["value"], row["low"], row["high"], chance) if is_share else ""
+        told = ", ".join(
+            f"{key} {value}" for key, value in row["detail"].items() if isinstance(value, str | int | float)
+        )
+        lines.append(
+            [
+                Cell(row["name"].rpartition("/")[2]),
+                Cell(html=f"<small>{escape(told)}</small>"),
+                Cell(f"{row['value']:.4g}", number=True, strong=True),
+                Cell(interval, number=True),
+                Cell(html=bar),
+                Cell("" if row["n"] is None else f"{row['n']:,}", number=True),
+            ]
+        )
+    return table(head, lines)
+
+
+_TABLES = {
+    "evaluate probe": _classification_table,
+    "evaluate zero-shot": _classification_table,
+    "evaluate retrieve": _retrieval_table,
+}
+
+
+def _share_cells(row: Row) -> list[Cell]:
+    """Value, interval and picture of a fraction."""
+    interval = f"{row['low'] * 100:.1f} – {row['high'] * 100:.1f}" if row["low"] is not None else ""
+    bar = interval_svg(row["value"], row["low"], row["high"], row["detail"].get("chance"))
+    return [
+        Cell(f"{row['value'] * 100:.1f}", number=True, strong=True),
+        Cell(interval, number=True),
+        Cell(html=bar),
+    ]
+
+
+def _by_kind(rows: Iterable[Row]) -> list[dict[str, Row]]:
+    """Rows of one kind together: metric name (without the command) -> row."""
+    groups: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
+        groups.setdefault(kind(row["detail"]), {})[row["name"].rpartition("/")[2]] = row
+    return list(groups.values())
+
+
+def _short(features: str) -> str:
+    """``joints@0123456789ab tokens resample:8`` -> with the fingerprint's first six digits."""
+    name, at, rest = features.partition("@")
+    return f"{name}{at}{rest[:6]}{rest[12:]}" if at else features
+
+
+def coverage(bank: "Bank", dataset: str | None) -> str:
+    """What is encoded, by dataset, modality and feature set."""
+    query = "SELECT * FROM coverage WHERE dataset IN ('_texts', coalesce(?, dataset))"
+    head = [
+        Cell("dataset"), Cell("modality"), Cell("feature set"), Cell("field"), Cell("clips", number=True),
+        Cell("encoded", number=True), Cell("failed", number=True), Cell("frames", number=True),
+        Cell("tokens × dim", number=True), Cell("size", number=True),
+    ]  # fmt: skip
+    lines = [
+        [
+            Cell(row["dataset"]),
+            Cell(row["modality"]),
+            Cell(html=f'<span class="mono">{escape(row["feature_set"] or "—")}</span>'),
+            Cell(row["field"] or ""),
+            *(Cell(f"{row[name]:,}", number=True) for name in ("clips", "encoded", "failed", "frames")),
+            Cell(f"{row['tokens']} × {row['dim']}" if row["tokens"] else "", number=True),
+            Cell(byte_text(row["bytes"]), number=True),
+        ]
+        for row in bank.sql(query, [dataset]).to_pylist()
+    ]
+    return card(table(head, lines))
+
+
+def runs(bank: "Bank") -> str:
+    """The runs, newest first, folded."""
+    query = f"""
+        SELECT run_id, command, status, started_at, wall_seconds, config ->> 'dataset' AS dataset
+        FROM runs ORDER BY started_at DESC, run_id LIMIT {MOST_RUNS}
+    """
+    head = [
+        Cell("started"),
+        Cell("command"),
+        Cell("dataset"),
+        Cell("status"),
+        Cell("took", number=True),
+        Cell("run"),
+    ]
+    rows = bank.sql(query).to_pylist()
+    lines = [
+        [
+            Cell(row["started_at"].strftime("%Y-%m-%d %H:%M") if row["started_at"] else ""),
+            Cell(row["command"]),
+            Cell(row["dataset"] or ""),
+            Cell(html=tag(row["status"], warn=row["status"] == "failed")),
+            Cell(duration(row["wall_seconds"]) if row["wall_seconds"] is not None else "", number=True),
+            Cell(html=f'<span class="mono">{escape(row["run_id"])}</span>'),
+        ]
+        for row in rows
+    ]
+    return card(f"<details><summary>{len(rows)} runs</summary>{table(head, lines)}</details>")
