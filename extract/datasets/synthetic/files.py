@@ -148,7 +148,7 @@ def _write_skeleton_array(film: Film, path: Path, clip: str) -> None:
         "depth_body0": film.pixels,
     }
     with path.open("wb") as file:
-        np.save(file, np.array(record, dtype=object), allow_pickle=True)
+        np.save(file, np.array(record, dtype=object))
 
 
 _WRITERS: dict[str, Callable[[Film, Path, str], None]] = {
