@@ -19,6 +19,7 @@ from store.errors import FrameBankError
 STRENGTHS = tuple(10.0**power for power in range(0, -7, -1))  # strong to weak: each warm-starts the next
 MAX_FOLDS = 5
 ITERATIONS = 300
+OPTIMUM, CHOOSING = 1e-7, 1e-5  # largest gradient: of the final fit, and while comparing strengths
 ROTATE_BELOW_ROWS = 6000  # an eigendecomposition of more rows costs more than it saves
 FLOAT64_BELOW_VALUES = 50_000_000  # 400 MB
 TIE = 1e-5  # class scores this close count as equal (float32 rounding of a collapsed model's scores)
@@ -66,7 +67,11 @@ def fit_logistic(features: np.ndarray, labels: np.ndarray, strength: float, devi
 
 
 def fit_path(
-    features: np.ndarray, labels: np.ndarray, strengths: Sequence[float], device: str = "cpu"
+    features: np.ndarray,
+    labels: np.ndarray,
+    strengths: Sequence[float],
+    device: str = "cpu",
+    tolerance: float = OPTIMUM,
 ) -> list[Logistic]:
     """The optima at several strengths, each warm-started from the one before (order them strong to weak)."""
     classes, targets = _checked(features, labels)
@@ -79,7 +84,7 @@ def fit_path(
     rows = (features.astype(np.float32) - mean) * scale
     reduced, basis = _rotated(rows)
     empty = Logistic(mean, scale, np.zeros(0), np.zeros(0), classes)
-    solutions = _minimise(reduced, targets, len(classes), strengths, device)
+    solutions = _minimise(reduced, targets, len(classes), strengths, device, tolerance)
     return [
         replace(empty, weights=weights if basis is None else basis @ weights, bias=bias)
         for weights, bias in solutions
@@ -108,7 +113,7 @@ def choose_strength(
     hits = np.zeros(len(strengths))
     for fold in np.unique(folds):
         train, held = folds != fold, folds == fold
-        models = fit_path(features[train], labels[train], strengths, device)
+        models = fit_path(features[train], labels[train], strengths, device, CHOOSING)
         hits += [held_out_hits(model, features[held], labels[held]) for model in models]
     means = dict(zip(strengths, (hits / len(labels)).tolist(), strict=True))
     return max(means, key=lambda strength: (means[strength], strength)), means
@@ -175,7 +180,12 @@ def _rotated(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _minimise(
-    rows: np.ndarray, targets: np.ndarray, classes: int, strengths: Sequence[float], device: str
+    rows: np.ndarray,
+    targets: np.ndarray,
+    classes: int,
+    strengths: Sequence[float],
+    device: str,
+    tolerance: float,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """L-BFGS along the path of strengths -> [(weights (r, C), bias (C,))]."""
     import torch
@@ -191,7 +201,7 @@ def _minimise(
             [weights, bias],
             max_iter=ITERATIONS,
             history_size=20,
-            tolerance_grad=1e-7,
+            tolerance_grad=tolerance,
             tolerance_change=1e-9,
             line_search_fn="strong_wolfe",
         )
