@@ -33,19 +33,21 @@ def bench(
 
 
 def _physical(folder: Path, rounds: int, clips: int, token_clips: int) -> list[bool]:
-    from store.bench_segments import build, first_epoch, random_batches, sequential, writing
+    from store.bench_cold import cold_batches
+    from store.bench_segments import build, epochs, one_batch, sequential, writing
 
     (folder / "cls").mkdir()
     (folder / "tokens").mkdir()
     corpus = build(folder / "cls", clips, 1, 768)
     tokens = build(folder / "tokens", token_clips, 197, 768)
     return [
-        random_batches(corpus, 256, rounds),
-        first_epoch(corpus, 256, rounds),
-        random_batches(tokens, 16, rounds),
+        epochs(corpus, 256, rounds),
+        one_batch(corpus, 256, rounds),
+        one_batch(tokens, 16, rounds, goal=0.8),
         sequential(corpus, rounds),
         sequential(tokens, rounds),
         writing(folder, 768, rounds),
+        cold_batches(corpus, 256, rounds),
     ]
 
 

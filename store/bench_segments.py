@@ -90,43 +90,78 @@ def _close(writer: SegmentWriter, first: np.ndarray, count: np.ndarray) -> Path:
     return closed.path
 
 
-def random_batches(corpus: Corpus, batch: int, rounds: int) -> bool:
-    """Batches of random clips: warm gather after a verifying epoch, against copies out of the flat file."""
+LATER = "FrameBank, later epochs"
+TAKES = ("flat mmap, slices", "flat mmap, np.take")
+
+
+def epochs(corpus: Corpus, batch: int, rounds: int) -> bool:
+    """All clips once, in random batches: a new pool (opens, maps, verifies) and a warm one, against flat."""
+    order = np.random.default_rng(2).permutation(len(corpus.count))
+    rows = [order[start : start + batch] for start in range(0, len(order), batch)]
+    out = _out(corpus, batch)
+    warm = SegmentPool(corpus.paths, corpus.field)
+    flat = flat_entries(corpus, rows, out)
+
+    def epoch(read: Entry) -> None:
+        for number in range(len(rows)):
+            read(number)
+
+    def gather(pool: SegmentPool) -> Entry:
+        return lambda number: pool.gather(*clips_of(corpus, rows[number]), out)
+
+    entries: dict[str, Entry] = {
+        TAKES[0]: lambda _: epoch(flat[TAKES[0]]),
+        TAKES[1]: lambda _: epoch(flat[TAKES[1]]),
+        "FrameBank, first epoch (verifies)": lambda _: epoch(gather(SegmentPool(corpus.paths, corpus.field))),
+        LATER: lambda _: epoch(gather(warm)),
+    }
+    nbytes = int(corpus.count.sum()) * corpus.frame_bytes
+    title = f"Epoch of {len(rows)} random batches of {batch} clips of 8-24 frames x {_shape(corpus)}"
+    where = f"{nbytes / 1e6:.0f} MB in {len(corpus.paths)} segments"
+    return contest(f"{title}, {where}", entries, nbytes, rounds, Goal(LATER, TAKES, 1 / 1.5))
+
+
+def one_batch(corpus: Corpus, batch: int, rounds: int, goal: float | None = None) -> bool:
+    """One random batch a round, verified before, against copies out of the flat file and public readers."""
     rng = np.random.default_rng(1)
     rows = [rng.choice(len(corpus.count), batch, replace=False) for _ in range(rounds)]
-    out = np.empty((batch * CLIP_FRAMES[1], corpus.field.tokens, corpus.field.dim), np.float16)
+    out = _out(corpus, batch)
     pool = SegmentPool(corpus.paths, corpus.field)
-    for _ in pool.blocks():  # the first epoch, in order: verifies everything
-        pass
-    pool.gather(corpus.segments, corpus.first, np.minimum(corpus.count, 1))  # maps what the scan only read
-    flat = _flat_entries(corpus, rows, out)
+    pool.gather(corpus.segments, corpus.first, corpus.count)  # verifies and maps everything
     entries: dict[str, Entry] = {
-        **flat,
-        "FrameBank, verified": lambda number: pool.gather(*_clips(corpus, rows[number]), out),
+        **flat_entries(corpus, rows, out),
+        LATER: lambda number: pool.gather(*clips_of(corpus, rows[number]), out),
         **_rivals(corpus, rows, out),
     }
     _require_equal(entries, corpus, rows, out)
     nbytes = int(np.mean([corpus.count[chosen].sum() for chosen in rows])) * corpus.frame_bytes
-    title = f"Random batch: {batch} clips of 8-24 frames x {corpus.field.tokens} x {corpus.field.dim}"
-    if corpus.field.tokens == 1:
-        goal = Goal("FrameBank, verified", ("flat mmap, slices", "flat mmap, np.take"), 1 / 1.5)
-    else:
-        goal = Goal("FrameBank, verified", ("flat file, preadv",), 0.8)
-    return contest(f"{title}, {nbytes / 1e6:.1f} MB", entries, nbytes, rounds, [goal])
+    title = f"One random batch of {batch} clips x {_shape(corpus)}, {nbytes / 1e6:.1f} MB, and rivals"
+    limits = TAKES if goal is None else ("flat file, preadv",)
+    return contest(title, entries, nbytes, rounds, Goal(LATER, limits, goal))
 
 
-def _clips(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _out(corpus: Corpus, batch: int) -> np.ndarray:
+    return np.empty((batch * CLIP_FRAMES[1], corpus.field.tokens, corpus.field.dim), np.float16)
+
+
+def _shape(corpus: Corpus) -> str:
+    return f"{corpus.field.tokens} x {corpus.field.dim}"
+
+
+def clips_of(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Segment, first frame and frames of the clips ``rows``."""
     return corpus.segments[rows], corpus.first[rows], corpus.count[rows]
 
 
-def _flat_entries(corpus: Corpus, rows: list[np.ndarray], out: np.ndarray) -> dict[str, Entry]:
+def flat_entries(corpus: Corpus, rows: list[np.ndarray], out: np.ndarray) -> dict[str, Entry]:
+    """The named limits: three ways to copy the batches ``rows[number]`` from the flat file to ``out``."""
     flat = corpus.map_flat()
     frames = _as_items(flat)
     file = os.open(corpus.flat, os.O_RDONLY)
 
     def slices(number: int) -> None:
         at = 0
-        for first, count in _flat_clips(corpus, rows[number]):
+        for first, count in flat_clips(corpus, rows[number]):
             out[at : at + count] = flat[first : first + count]
             at += count
 
@@ -137,7 +172,7 @@ def _flat_entries(corpus: Corpus, rows: list[np.ndarray], out: np.ndarray) -> di
 
     def preadv(number: int) -> None:
         at, target = 0, out.view(np.uint8).reshape(-1).data
-        for first, count in _flat_clips(corpus, rows[number]):
+        for first, count in flat_clips(corpus, rows[number]):
             size = count * corpus.frame_bytes
             os.preadv(file, [target[at : at + size]], first * corpus.frame_bytes)
             at += size
@@ -151,7 +186,8 @@ def _as_items(values: np.ndarray) -> np.ndarray:
     return rows.view(f"V{rows.shape[1] * rows.itemsize}").reshape(-1)
 
 
-def _flat_clips(corpus: Corpus, rows: np.ndarray) -> Iterator[tuple[int, int]]:
+def flat_clips(corpus: Corpus, rows: np.ndarray) -> Iterator[tuple[int, int]]:
+    """First frame in the flat file and frames of the clips ``rows``."""
     return zip(corpus.flat_first[rows].tolist(), corpus.count[rows].tolist(), strict=True)
 
 
@@ -168,7 +204,7 @@ def _rivals(corpus: Corpus, rows: list[np.ndarray], out: np.ndarray) -> dict[str
 
 def _one_by_one(arrays: list, corpus: Corpus, rows: np.ndarray, out: np.ndarray) -> None:
     at = 0
-    for segment, first, count in zip(*(column.tolist() for column in _clips(corpus, rows)), strict=True):
+    for segment, first, count in zip(*(column.tolist() for column in clips_of(corpus, rows)), strict=True):
         out[at : at + count] = arrays[segment][first : first + count]
         at += count
 
@@ -180,7 +216,7 @@ def _tensorstore(corpus: Corpus, rows: list[np.ndarray], out: np.ndarray) -> Ent
     arrays = [tensorstore.open(spec, open=True, read=True).result() for spec in specs]
 
     def read(number: int) -> None:
-        columns = zip(*(column.tolist() for column in _clips(corpus, rows[number])), strict=True)
+        columns = zip(*(column.tolist() for column in clips_of(corpus, rows[number])), strict=True)
         reads = [arrays[segment][first : first + count].read() for segment, first, count in columns]
         at = 0
         for pending in reads:
@@ -206,29 +242,6 @@ def _require_equal(
         expected = got
 
 
-def first_epoch(corpus: Corpus, batch: int, rounds: int) -> bool:
-    """A new pool's first epoch in random batches (opens, faults, verifies) against its second one."""
-    order = np.random.default_rng(2).permutation(len(corpus.count))
-    rows = [order[start : start + batch] for start in range(0, len(order), batch)]
-    out = np.empty((batch * CLIP_FRAMES[1], corpus.field.tokens, corpus.field.dim), np.float16)
-    warm = SegmentPool(corpus.paths, corpus.field)
-    flat = _flat_entries(corpus, rows, out)["flat mmap, slices"]
-
-    def epoch(pool: SegmentPool) -> None:
-        for chosen in rows:
-            pool.gather(*_clips(corpus, chosen), out)
-
-    entries: dict[str, Entry] = {
-        "flat mmap, slices": lambda _: [flat(number) for number in range(len(rows))],
-        "FrameBank, first epoch (verifies)": lambda _: epoch(SegmentPool(corpus.paths, corpus.field)),
-        "FrameBank, later epoch": lambda _: epoch(warm),
-    }
-    nbytes = int(corpus.count[order].sum()) * corpus.frame_bytes
-    goal = Goal("FrameBank, later epoch", ("flat mmap, slices",), 1 / 1.5)
-    title = f"Epoch of {len(rows)} random batches, {nbytes / 1e6:.0f} MB in {len(corpus.paths)} segments"
-    return contest(title, entries, nbytes, rounds, [goal])
-
-
 def sequential(corpus: Corpus, rounds: int) -> bool:
     """All frames in order into a reused block, against plain preadv of the flat file."""
     pool = SegmentPool(corpus.paths, corpus.field)
@@ -246,7 +259,7 @@ def sequential(corpus: Corpus, rounds: int) -> bool:
     }
     limits = ("flat file, preadv of 16 MB", "flat file, preadv of 1 MB")
     title = f"Sequential pass, {nbytes / 1e6:.0f} MB, {corpus.field.tokens} x {corpus.field.dim}"
-    return contest(title, entries, nbytes, rounds, [Goal("FrameBank, verified", limits, 0.8)])
+    return contest(title, entries, nbytes, rounds, Goal("FrameBank, verified", limits, 0.8))
 
 
 def _read_flat(path: Path, block_bytes: int) -> None:
@@ -276,7 +289,7 @@ def writing(directory: Path, dim: int, rounds: int) -> bool:
         ),
     }
     goal = Goal("FrameBank, checksums, fsync", ("raw file, blocks of 1 MB, fsync",), 0.3)
-    return contest(f"Write {nbytes / 1e6:.0f} MB, {len(clips)} clips", entries, nbytes, rounds, [goal])
+    return contest(f"Write {nbytes / 1e6:.0f} MB, {len(clips)} clips", entries, nbytes, rounds, goal)
 
 
 def _removing(path: Path, write: Callable[[Path], None]) -> Entry:

@@ -6,9 +6,11 @@ later ones run at the speed of memory.
 
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
+from operator import getitem, setitem
 from pathlib import Path
 
 import numpy as np
@@ -213,9 +215,15 @@ class SegmentPool:
 
 
 def _copy(values: np.ndarray, pieces: Pieces, opened: Mapping[int, Segment]) -> None:
-    """One memcpy a piece, through memoryviews: the cheapest bounds-checked copy that Python has."""
+    """One memcpy a piece, through memoryviews: the cheapest bounds-checked copy that Python has.
+
+    ``target[start:stop] = view[source:end]`` for all pieces, as a loop that runs in C: a gap between two
+    copies lets the memory idle, so half a microsecond of interpreter per piece costs a tenth of the speed.
+    """
     target = values.view(np.uint8).reshape(-1).data
     views = {index: segment.view for index, segment in opened.items()}
-    columns = (pieces.segment, pieces.target, pieces.target_end, pieces.source, pieces.source_end)
-    for segment, start, stop, source, end in zip(*(column.tolist() for column in columns), strict=True):
-        target[start:stop] = views[segment][source:end]
+    sources = map(slice, pieces.source.tolist(), pieces.source_end.tolist())
+    contents = map(getitem, map(views.__getitem__, pieces.segment.tolist()), sources)
+    targets = map(slice, pieces.target.tolist(), pieces.target_end.tolist())
+    put: Callable[..., None] = setitem
+    deque(map(put, repeat(target), targets, contents), maxlen=0)
