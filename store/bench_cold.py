@@ -22,7 +22,7 @@ PREFETCHED = "FrameBank, prefetched one batch ahead"
 def cold_batches(corpus: Corpus, batch: int, rounds: int) -> bool:
     """Each time all files are dropped from the page cache, then one batch of random clips is read."""
     rng = np.random.default_rng(4)
-    rows = [rng.choice(len(corpus.count), batch, replace=False) for _ in range(rounds)]
+    rows = [rng.choice(len(corpus.count), batch) for _ in range(rounds)]
     out = np.empty((batch * CLIP_FRAMES[1], corpus.field.tokens, corpus.field.dim), np.float16)
     pools: list[SegmentPool] = []
 

@@ -124,7 +124,7 @@ def epochs(corpus: Corpus, batch: int, rounds: int) -> bool:
 def one_batch(corpus: Corpus, batch: int, rounds: int, goal: float | None = None) -> bool:
     """One random batch a round, verified before, against copies out of the flat file and public readers."""
     rng = np.random.default_rng(1)
-    rows = [rng.choice(len(corpus.count), batch, replace=False) for _ in range(rounds)]
+    rows = [rng.choice(len(corpus.count), batch) for _ in range(rounds)]
     out = _out(corpus, batch)
     pool = SegmentPool(corpus.paths, corpus.field)
     pool.gather(corpus.segments, corpus.first, corpus.count)  # verifies and maps everything

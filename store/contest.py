@@ -38,7 +38,7 @@ def alternate(
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-1, rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            chosen = (number + names.index(name) * (rounds // len(names) + 1)) % rounds
+            chosen = (number + names.index(name) * max(1, rounds // len(names))) % rounds
             if before is not None:
                 before(name, chosen)
             started = time.perf_counter()

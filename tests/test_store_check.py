@@ -1,21 +1,16 @@
 """The full check finds each kind of damage, says what it is, and names the clips."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zarr
-from conftest import ROOT
 from fixtures.segments import flip, write_segment
 
 from store.check import inspect_segment, segment_problems
 from store.layout import SHARD, CorruptError, SegmentError, crc32c
-from store.locks import Lease, LeaseHeldError, holder, is_held, writer_lives
 from store.mapped import Segment
 from store.reader import SegmentPool
 
@@ -190,51 +185,3 @@ def test_what_check_accepts_reads_and_what_it_rejects_does_not(tmp_path):
             intact = False
         assert intact == (problems == []), (file, at, size, problems)
         file.write_bytes(whole)
-
-
-# Leases, by which garbage collection tells a living writer.
-
-
-def test_an_exclusive_lease_excludes_and_names_its_holder(tmp_path):
-    lease = Lease(tmp_path / "lock")
-    assert is_held(tmp_path / "lock")
-    assert holder(tmp_path / "lock") == f"pid {os.getpid()}"
-    with pytest.raises(LeaseHeldError, match=f"held by pid {os.getpid()}"):
-        Lease(tmp_path / "lock", wait_seconds=0)
-    lease.release()
-    assert not is_held(tmp_path / "lock")
-    with Lease(tmp_path / "lock"):
-        assert is_held(tmp_path / "lock")
-    assert not is_held(tmp_path / "missing")
-
-
-def test_shared_leases_coexist_and_exclude_an_exclusive_one(tmp_path):
-    with Lease(tmp_path / "lock", shared=True), Lease(tmp_path / "lock", shared=True):
-        assert is_held(tmp_path / "lock")
-        with pytest.raises(LeaseHeldError):
-            Lease(tmp_path / "lock", wait_seconds=0)
-
-
-def test_a_killed_process_drops_its_lease(tmp_path):
-    code = "import sys, time; from pathlib import Path; from store.locks import writer_lease\n"
-    code += "lease = writer_lease(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
-    directory = tmp_path / "segment.partial-1"
-    directory.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(directory)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "held\n"
-    assert writer_lives(directory)
-    process.kill()
-    process.wait()
-    assert not writer_lives(directory)
-
-
-def test_a_newborn_partial_without_a_lock_is_left_alone(tmp_path):
-    directory = tmp_path / "segment.partial-1"
-    directory.mkdir()
-    assert writer_lives(directory)
-    os.utime(directory, (0, 0))
-    assert not writer_lives(directory)
-    (tmp_path / "segment").mkdir()
-    assert not writer_lives(tmp_path / "segment")
