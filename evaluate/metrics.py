@@ -161,6 +161,12 @@ def class_average(values: ArrayLike, labels: ArrayLike) -> float:
     return float(np.mean(np.bincount(index, weights=hits.astype(np.float64)) / counts))
 
 
+def class_weights(labels: ArrayLike) -> np.ndarray:
+    """(n,) weights of mean 1 under which a plain mean is the classes' mean."""
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return len(index) / (len(counts) * counts[index])
+
+
 def confusion(labels: ArrayLike, predictions: ArrayLike, classes: int) -> np.ndarray:
     """(C, C) counts, row = true class, column = predicted class.
 

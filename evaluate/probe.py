@@ -118,7 +118,7 @@ def probe_modality(
         train, test = source.clips(modality, train_part), source.clips(modality, part)
         probed.append(probe_clips(train, test, classes, seed, device))
         features = test.features
-    hits, labels = np.mean([one.hits for one in probed], axis=0), probed[0].labels
+    hits, labels = np.stack([one.hits for one in probed]), probed[0].labels
     detail = {
         "modality": modality,
         "source": " ".join(source.name for source in sources),
@@ -126,7 +126,6 @@ def probe_modality(
         "chance": 1 / probed[0].classes,
         "strength": [one.strength for one in probed],
         "held_out_accuracy": [one.held_out for one in probed],
-        "each": [float(one.hits.mean()) for one in probed],
         "supervision": sources[0].supervision,
     }
     total = share("accuracy", hits, detail)
@@ -137,7 +136,7 @@ def probe_modality(
         "accuracy": percent(total),
         "balanced": percent(balanced),
         "chance": f"{100 / probed[0].classes:.1f}",
-        "n": len(hits),
+        "n": len(labels),
         "L2": ", ".join(f"{one.strength:g}" for one in probed),
     }
     matrix = np.mean([one.confusion for one in probed], axis=0)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluate.intervals import share_interval
-from evaluate.metrics import class_average
+from evaluate.metrics import class_average, class_weights
 from evaluate.source import Source, encode_seconds_saved, in_seconds
+from evaluate.statistics import bootstrap
 
 if TYPE_CHECKING:
     from store.runs import Run
@@ -49,10 +50,24 @@ class Score:
 
 
 def share(name: str, hits: np.ndarray, detail: Mapping[str, Any], classes: np.ndarray | None = None) -> Score:
-    """The mean of (n,) hits in [0, 1] (of the classes' means, with ``classes``) with its 95 % interval."""
-    low, high = share_interval(hits, classes)
-    mean = float(np.mean(hits)) if classes is None else class_average(hits, classes)
-    return Score(name, mean, len(hits), low, high, detail)
+    """The mean of hits in [0, 1] (of the classes' means, with ``classes``) with its 95 % interval.
+
+    Args:
+        name: Of the metric.
+        hits: (S, n), a row a checkpoint. One row: Wilson's interval over the draw of clips; several: the
+            bootstrap over clips and checkpoints.
+        detail: Goes to the catalog.
+        classes: (n,) true classes.
+    """
+    one = hits.mean(axis=0)
+    mean = float(one.mean()) if classes is None else class_average(one, classes)
+    if len(hits) == 1:
+        low, high = share_interval(one, classes)
+    else:
+        weights = np.ones(len(one)) if classes is None else class_weights(classes)
+        drawn = bootstrap(hits * weights)
+        low, high = drawn.low, drawn.high
+    return Score(name, mean, len(one), low, high, {**detail, "each": hits.mean(axis=1).tolist()})
 
 
 def percent(score: Score) -> str:

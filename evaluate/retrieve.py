@@ -248,18 +248,16 @@ def _scores(ranks: Sequence[Ranks], chance: Mapping[str, float], detail: Mapping
     from evaluate.intervals import bootstrap_interval
     from evaluate.records import Score, share
 
-    def told(name: str, values: list[float]) -> dict[str, Any]:
-        return {**detail, "chance": chance[name], "each": values}
-
     scores = []
     for k in RECALL_AT:
         hits = np.stack([one.within(k) for one in ranks])
-        scores.append(share(f"R@{k}", hits.mean(0), told(f"R@{k}", hits.mean(1).tolist())))
+        scores.append(share(f"R@{k}", hits, {**detail, "chance": chance[f"R@{k}"]}))
     for name, part, middle in (("MedR", "median", np.median), ("MeanR", "expected", np.mean)):
         places = np.stack([getattr(one, part)() for one in ranks])
         each = [float(middle(row)) for row in places]
         low, high = bootstrap_interval(places.mean(0), middle)
-        scores.append(Score(name, float(np.mean(each)), places.shape[1], low, high, told(name, each)))
+        told = {**detail, "chance": chance[name], "each": each}
+        scores.append(Score(name, float(np.mean(each)), places.shape[1], low, high, told))
     return scores
 
 

@@ -163,12 +163,10 @@ def outcome(
         "supervision": sources[0].supervision,
     }
     top, five = (np.stack([getattr(one, name) for one in classified]) for name in ("top_1", "top_5"))
-    each = {"each": top.mean(1).tolist()}
-    five_chance = {"chance": min(1.0, 5 / len(sets[0].classes)), "each": five.mean(1).tolist()}
     scores = [
-        share("accuracy", top.mean(0), detail | each),
-        share("balanced_accuracy", top.mean(0), detail | each, labels),
-        share("top_5_accuracy", five.mean(0), detail | five_chance),
+        share("accuracy", top, detail),
+        share("balanced_accuracy", top, detail, labels),
+        share("top_5_accuracy", five, detail | {"chance": min(1.0, 5 / len(sets[0].classes))}),
     ]
     row: dict[str, Any] = {"modality": clips[0].modality, "prompts": sets[0].name}
     names = ("accuracy", "balanced", "top 5")

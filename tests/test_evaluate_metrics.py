@@ -10,6 +10,8 @@ from evaluate.metrics import (
     Ranks,
     accuracy,
     balanced_accuracy,
+    class_average,
+    class_weights,
     chance_ranks,
     confusion,
     expected_confusion,
@@ -192,3 +194,10 @@ def test_parity_with_multi_sk_and_avlnet(golden) -> None:
                 assert np.mean(ranks.above < 1) * share * 100 == pytest.approx(optimistic["R1"], abs=1e-9)
                 if ranks.tied.max() == 1:
                     assert ours["MedR"] == pytest.approx(case["avlnet_t2v"]["MR"], abs=1e-9)
+
+
+def test_class_weights_turn_a_mean_into_the_classes_mean() -> None:
+    labels, hits = np.array([0, 0, 0, 1, 1, 2]), np.array([1, 1, 0, 1, 0, 1])
+    weights = class_weights(labels)
+    assert weights.mean() == pytest.approx(1)
+    assert np.mean(hits * weights) == pytest.approx(class_average(hits, labels))
