@@ -455,53 +455,7 @@ def test_thumbnails_have_a_place(tmp_path):
     )
 
 
-# --- questions
-
-FIVE_QUESTIONS = {
-    "clips per subject and camera": (
-        "SELECT subject, camera, count(*) AS clips FROM clips GROUP BY ALL ORDER BY ALL",
-        [("0", "0", 2), ("1", "1", 1), ("2", "0", 1), ("3", "1", 1)],
-    ),
-    "coverage per modality and encoder": (
-        "SELECT modality, encoder, field, clips, encoded, percent FROM coverage WHERE dataset = 'toy'",
-        [("depth", "joints", "cls", 5, 3, 60.0), ("depth", "joints", "tokens", 5, 3, 60.0),
-         ("ir", None, None, 4, 0, 0.0)],
-    ),
-    "failures by error": (
-        "SELECT error, count(*) AS clips FROM failures GROUP BY ALL ORDER BY clips DESC",
-        [("no frames", 2)],
-    ),
-    "leaderboard of runs": (
-        "SELECT metric, value, command FROM leaderboard WHERE metric = 'accuracy'",
-        [("accuracy", 0.75, "probe"), ("accuracy", 0.5, "probe")],
-    ),
-    "clips lacking a modality": (
-        "SELECT dataset, clip_id FROM clip_modalities WHERE NOT list_contains(modalities, 'ir')",
-        [("toy", "clip 004")],
-    ),
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def questioned(tmp_path_factory):
-    bank = toy.registered(tmp_path_factory.mktemp("bank"), 5)
-    both = pa.concat_tables([toy.media(5), toy.media(4, modality="ir")])
-    bank.register(DATASET, clips=toy.clips(5), media=both)
-    with bank.writer(DATASET, MODALITY, toy.spec(), [CLS, TOKENS]) as writer:
-        for clip in toy.clip_ids(3):
-            toy.add(writer, clip)
-        for clip in toy.clip_ids(5)[3:]:
-            writer.fail(clip, "decode", "no frames")
-    for value in (0.5, 0.75):
-        with bank.record_run("probe", {"dataset": DATASET}) as run:
-            run.metric("accuracy", value)
-    return bank
-
-
-@pytest.mark.parametrize("question", FIVE_QUESTIONS)
-def test_five_questions_of_a_researcher(questioned, question):
-    sql, answer = FIVE_QUESTIONS[question]
-    assert rows(questioned, sql) == answer
+# --- damage
 
 
 def test_damaged_values_are_an_error_not_data(tmp_path):
