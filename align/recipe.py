@@ -159,7 +159,7 @@ def resolve_modality(name: str, config: ModalityConfig, selection: "Selection") 
     pooled = reduce in ("mean", "cls")
     seen = 1 if pooled else tokens
     steps = 1 if pooled else _steps(reduce)
-    head = config.head or _head(steps, seen, dim)
+    head = config.head or choose_head(steps, seen, dim)
     options = dict(config.head_options)
     if head in ("conv", "sequence") and steps > 1:
         options.setdefault("steps", steps)
@@ -250,7 +250,8 @@ def _steps(reduce: str) -> int:
     return int(reduce.partition(":")[2]) if reduce.startswith("resample:") else 2
 
 
-def _head(steps: int, tokens: int, dim: int) -> str:
+def choose_head(steps: int, tokens: int, dim: int) -> str:
+    """The head for features of this shape when none is asked for: it keeps the order in time, if any."""
     if steps > 1:
         return "sequence" if steps * tokens * dim <= WIDEST_SEQUENCE else "conv"
     return "attention" if tokens > 1 else "mlp"

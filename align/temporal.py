@@ -16,7 +16,8 @@ from align.resample import resample
 class Sequence(nn.Module):
     """The whole sequence, stretched to ``steps`` frames and flattened, through a linear map or an MLP.
 
-    With ``hidden=0`` it is the learned counterpart of a ridge classifier on resampled sequences.
+    With ``hidden=0`` it is the learned counterpart of a ridge classifier on resampled sequences. ``centre``
+    takes each clip's own mean over time away: what is left is what changes, not how person and place look.
     """
 
     def __init__(
@@ -28,9 +29,10 @@ class Sequence(nn.Module):
         steps: int = 32,
         hidden: int = 256,
         dropout: float = 0.3,
+        centre: bool = False,
     ):
         super().__init__()
-        self.steps = steps
+        self.steps, self.centre = steps, centre
         self.frames = Frames(tokens, dim, join)
         width = steps * self.frames.width
         body = [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout)] if hidden else []
@@ -38,7 +40,10 @@ class Sequence(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, N, D), (B, T) -> (B, E) unit rows."""
-        return unit(self.layers(resample(self.frames(features), mask, self.steps).flatten(1)))
+        steps = resample(self.frames(features), mask, self.steps)
+        if self.centre:
+            steps = steps - steps.mean(1, keepdim=True)
+        return unit(self.layers(steps.flatten(1)))
 
 
 class ConvBlock(nn.Module):

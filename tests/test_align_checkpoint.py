@@ -11,6 +11,7 @@ import align
 from align.alignment import SpaceError
 from align.checkpoint import FORMAT, CheckpointError
 from align.config import AlignConfig, ModalityConfig, TrainConfig
+from align.recipe import choose_head
 from align.run import train
 
 QUICK = TrainConfig(epochs=3, batch=32)
@@ -39,6 +40,20 @@ def test_holds_heads_config_curve_and_rows_and_no_pickle(directory):
     assert config["format"] == FORMAT
     for own in config["modalities"].values():
         assert own["feature_set"].startswith(own["encoder"] + "@") and len(own["space_digest"]) == 12
+
+
+def test_what_was_left_open_is_chosen_by_the_shape_of_the_features(alignment):
+    chosen = {name: alignment.settings(name) for name in alignment.modalities}
+    assert {name: own["head"] for name, own in chosen.items()} == {
+        "depth": "sequence",
+        "skeleton": "sequence",
+        "inertial": "sequence",
+        "text": "mlp",
+    }
+    assert chosen["skeleton"]["reduce"] == "resample:12" and chosen["text"]["reduce"] == "mean"
+    assert {own["standardise"] for own in chosen.values()} == {"dim"}
+    assert choose_head(steps=32, tokens=49, dim=1280) == "conv", "too wide to flatten"
+    assert choose_head(steps=1, tokens=49, dim=1280) == "attention"
 
 
 def test_embeds_unit_rows_in_the_order_asked_for(bank, alignment):

@@ -9,6 +9,7 @@ import torch
 from safetensors.numpy import load_file
 from torch.nn import functional
 
+from align import LOSSES
 from align.losses import MAX_SCALE, InfoNCE, info_nce
 from align.model import OptionError, build_losses
 from align.pairs import PairError, resolve_pairs
@@ -177,6 +178,18 @@ def test_labels_are_demanded_where_they_are_used_and_owned_up_to():
     with pytest.raises(ValueError, match="same_label='positive' needs labels"):
         InfoNCE(same_label="positive")(e)
     assert InfoNCE(same_label="ignore").uses_labels and not InfoNCE().uses_labels
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("pairs", ["all", "anchor", "rgb-text=2"])
+def test_every_loss_in_the_table_is_a_finite_scalar_with_gradients(name, pairs):
+    e = {key: unit_rows(6, 4, seed=seed).requires_grad_() for seed, key in enumerate(("rgb", "text"))}
+    present = torch.tensor([[1, 1], [1, 1], [0, 1], [1, 1], [1, 0], [1, 1]], dtype=torch.bool)
+    losses = build_losses([{"name": name, "weight": 0.5, "pairs": pairs, "options": {}}], list(e))
+    value = losses(e, present, torch.arange(6) % 3, torch.arange(6))
+    value.backward()
+    assert value.shape == () and value.isfinite()
+    assert all(tensor.grad.isfinite().all() and tensor.grad.abs().sum() > 0 for tensor in e.values())
 
 
 # Temperature ---------------------------------------------
