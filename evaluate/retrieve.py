@@ -154,16 +154,18 @@ def directions(
     """(asks, is searched) pairs: those that were named, or all that have a meaning.
 
     Raises:
-        EvaluateError: If a named pair has none, or no pair is left.
+        EvaluateError: If two named modalities cannot be compared, or no pair is left.
     """
     asks = _named(query) or list(sides)
     searched = _named(gallery) or list(sides)
-    pairs, reasons = [], []
+    pairs, reasons, both_named = [], [], query is not None and gallery is not None
     for pair in ((one, other) for one in asks for other in searched):
         reason = _meaningless(source, sides, pair, by)
         pairs += [] if reason else [pair]
         reasons += [f"{pair[0]} to {pair[1]}: {reason}"] if reason else []
-    if reasons and (not pairs or (query is not None and gallery is not None)):
+        if reason and both_named and pair[0] != pair[1]:
+            raise EvaluateError(f"retrieve: {reasons[-1]}")
+    if not pairs:
         raise EvaluateError(f"retrieve: {reasons[0]}")
     return pairs
 

@@ -1,0 +1,256 @@
+"""`evaluate retrieve`: a naive ranking agrees in every direction; chance, ties, leakage and errors."""
+
+import json
+
+import numpy as np
+import pytest
+from evaluate_bank import aligned_bank, joint_bank, metrics_of, trained
+
+import align
+from evaluate.examples import spread
+from evaluate.index import unit
+from evaluate.leakage import LeakageError
+from evaluate.metrics import first_relevant, retrieval_metrics
+from evaluate.retrieve import load_sides, outcome, retrieve, search
+from evaluate.sides import Side, caption_side, clip_side, label_side
+from evaluate.source import EvaluateError, Source, open_sources
+from store.errors import FrameBankError
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return aligned_bank(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def embedded(toy):
+    """Test clips of two modalities: ids, labels and unit embeddings, without `evaluate`'s own path."""
+    bank, checkpoint = toy
+    alignment = align.load(checkpoint, bank.path)
+    found = {}
+    for modality in ("depth", "inertial"):
+        selection = bank.select("toy", modality, protocol="cross-subject", part="test")
+        found[modality] = (selection.items, selection.labels, alignment.embed(modality, selection))
+    return bank, alignment, found
+
+
+def recorded(bank, query: str, gallery: str) -> dict[str, float]:
+    rows = metrics_of(bank, "evaluate retrieve")
+    return {
+        row["name"].removeprefix("retrieve/"): row["value"]
+        for row in rows
+        if (row["detail"]["query"], row["detail"]["gallery"]) == (query, gallery)
+    }
+
+
+def test_by_clip_equals_a_naive_ranking(embedded) -> None:
+    bank, alignment, found = embedded
+    retrieve(str(bank.path), checkpoint=str(alignment.directory))
+    (asked, _, queries), (there, _, gallery) = found["inertial"], found["depth"]
+    relevant = asked[:, None] == there[None]
+    answered = relevant.any(1)
+    assert (~answered).sum() == 10  # every fifth clip has no depth: nothing could answer it
+    naive = first_relevant(queries[answered] @ gallery.T, relevant[answered], 1e-6)
+    assert recorded(bank, "inertial", "depth") == pytest.approx(retrieval_metrics(naive))
+
+
+def test_by_label_equals_a_naive_ranking_without_the_clip_itself(embedded) -> None:
+    bank, alignment, found = embedded
+    retrieve(str(bank.path), checkpoint=str(alignment.directory), by="label")
+    items, labels, vectors = found["inertial"]
+    scores = vectors @ vectors.T
+    ranks = []
+    for row in range(len(items)):
+        others = np.arange(len(items)) != row
+        same = (labels == labels[row])[None, others]
+        ranks.append(float(first_relevant(scores[row : row + 1, others], same, 1e-6).expected()[0]))
+    ours = recorded(bank, "inertial", "inertial")
+    assert ours["MeanR"] == pytest.approx(np.mean(ranks))
+    assert ours["R@1"] == pytest.approx(np.mean(np.array(ranks) == 1))
+
+
+def test_a_clip_in_another_modality_counts_unless_told_otherwise(embedded) -> None:
+    bank, alignment, found = embedded
+    (asked, labels, queries), (there, classes, gallery) = found["inertial"], found["depth"]
+    scores, right = queries @ gallery.T, labels[:, None] == classes[None]
+    own = asked[:, None] == there[None]
+    where = {"checkpoint": str(alignment.directory), "by": "label", "query": "inertial", "gallery": "depth"}
+    retrieve(str(bank.path), **where)
+    naive = retrieval_metrics(first_relevant(scores, right, 1e-6))
+    assert recorded(bank, "inertial", "depth") == pytest.approx(naive)
+    retrieve(str(bank.path), **where, other_clips_only=True)
+    apart = retrieval_metrics(first_relevant(np.where(own, -9, scores), right & ~own, 1e-6))
+    assert recorded(bank, "inertial", "depth") == pytest.approx(apart)
+
+
+def test_captions_every_phrasing_is_a_query_and_any_of_them_an_answer(embedded) -> None:
+    bank, alignment, found = embedded
+    retrieve(str(bank.path), checkpoint=str(alignment.directory), query="text,depth", gallery="depth,text")
+    items, _, gallery = found["depth"]
+    rows = bank.sql("SELECT DISTINCT text, clip_id FROM captions JOIN texts USING (text_id)").to_pylist()
+    texts = sorted({row["text"] for row in rows})
+    pairs = {(row["text"], row["clip_id"]) for row in rows}
+    relevant = np.array([[(text, clip) in pairs for clip in items] for text in texts])
+    assert len(texts) == 12 and relevant.sum(1).min() > 1  # four classes in three phrasings, many clips each
+    queries = alignment.embed_texts(bank.texts(texts))
+    naive = retrieval_metrics(first_relevant(queries @ gallery.T, relevant, 1e-6))
+    assert recorded(bank, "text", "depth") == pytest.approx(naive)
+    naive = retrieval_metrics(first_relevant(gallery @ queries.T, relevant.T, 1e-6))
+    assert recorded(bank, "depth", "text") == pytest.approx(naive)
+
+
+def test_class_texts_answer_their_class(embedded) -> None:
+    bank, alignment, found = embedded
+    retrieve(str(bank.path), checkpoint=str(alignment.directory), by="label", query="depth", gallery="text")
+    _, labels, queries = found["depth"]
+    names = ["wave", "kick", "clap", "sit"]
+    texts = alignment.embed_texts(bank.texts(names))
+    naive = retrieval_metrics(first_relevant(queries @ texts.T, labels[:, None] == np.arange(4), 1e-6))
+    assert recorded(bank, "depth", "text") == pytest.approx(naive)
+
+
+def test_what_is_recorded_says_what_it_rests_on(toy, capsys) -> None:
+    bank, checkpoint = toy
+    retrieve(str(bank.path), checkpoint=checkpoint)
+    out = capsys.readouterr().out
+    assert "toy, cross-subject test; right = same clip" in out
+    assert "supervised by captions" in out
+    assert "read 4 feature sets from the bank" in out
+    rows = metrics_of(bank, "evaluate retrieve")
+    assert len({(row["detail"]["query"], row["detail"]["gallery"]) for row in rows}) == 12
+    for row in rows:
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["detail"]["supervision"] == ["captions"]
+    one = next(
+        row for row in rows if row["detail"]["query"] == "skeleton" and row["detail"]["gallery"] == "depth"
+    )
+    assert (one["n"], one["detail"]["gallery_size"], one["detail"]["unanswered"]) == (38, 38, 10)
+
+
+def test_examples_are_kept_for_the_report(toy) -> None:
+    bank, checkpoint = toy
+    retrieve(str(bank.path), checkpoint=checkpoint, query="skeleton", gallery="inertial")
+    folder = bank.sql(
+        "SELECT directory FROM runs WHERE command = 'evaluate retrieve' ORDER BY started_at"
+    ).to_pylist()
+    entries = json.loads((bank.path / folder[-1]["directory"] / "examples.json").read_text())
+    assert len(entries) == 6
+    assert [entry["rank"] for entry in entries] == sorted(entry["rank"] for entry in entries)
+    for entry in entries:
+        rights = [place for place, result in enumerate(entry["results"]) if result["right"]]
+        assert all(entry["results"][place]["item"] == entry["query_item"]["item"] for place in rights)
+        assert (rights == [int(entry["rank"]) - 1]) if entry["rank"] <= 6 else not rights
+        scores = [result["score"] for result in entry["results"]]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_examples_are_spread_from_best_to_worst() -> None:
+    ranks = np.array([5.0, 1, 1, 9, 1, 3, 7])
+    assert ranks[spread(ranks, 3)].tolist() == [1, 3, 9]
+    assert ranks[spread(ranks, 99)].tolist() == [1, 1, 1, 3, 5, 7, 9]
+
+
+# Chance, and several checkpoints
+
+
+@pytest.mark.parametrize("by", ["clip", "label"])
+def test_a_collapsed_model_is_at_chance_in_every_direction(toy, by) -> None:
+    bank, checkpoint = toy
+    source = open_sources(bank.path, None, None, checkpoint)[0]
+    sides = load_sides(source, None, None, by, "test", None)
+    captions = source.captions(sides["skeleton"].items)
+    flat = {
+        name: Side(name, side.items, side.labels, unit(np.ones((len(side), 7))), "flat")
+        for name, side in sides.items()
+    }
+    for one in flat.values():
+        for other in flat.values():
+            if one.modality == other.modality == "text" or (one is other and by == "clip"):
+                continue
+            asked = search(one, other, by, captions, False)
+            scores, _, _ = outcome([source], [asked], by)
+            for score in scores:
+                assert score.value == pytest.approx(score.detail["chance"]), (one.modality, other.modality)
+
+
+def test_checkpoints_are_averaged(toy) -> None:
+    bank, first = toy
+    second = trained(bank, seed=3, modalities="inertial,depth")
+    found = []
+    for given in (first, second, f"{first}, {second}"):
+        retrieve(str(bank.path), checkpoint=given, query="inertial", gallery="depth")
+        found.append(recorded(bank, "inertial", "depth"))
+    for name, value in found[2].items():
+        assert value == pytest.approx((found[0][name] + found[1][name]) / 2), name
+    assert len(metrics_of(bank, "evaluate retrieve")[0]["detail"]["each"]) == 2
+
+
+# Raw features
+
+
+def test_raw_features_are_searched_within_a_modality(toy, capsys) -> None:
+    bank, _ = toy
+    retrieve(str(bank.path), by="label")
+    rows = metrics_of(bank, "evaluate retrieve")
+    assert {(row["detail"]["query"], row["detail"]["gallery"]) for row in rows} == {
+        ("depth", "depth"), ("inertial", "inertial"), ("skeleton", "skeleton"),
+    }  # fmt: skip
+    assert "; raw; " in capsys.readouterr().out
+
+
+def test_raw_features_of_one_joint_space_are_searched_across(tmp_path) -> None:
+    bank = joint_bank(tmp_path / "bank")
+    retrieve(str(bank.path), by="label", query="text", gallery="rgb")
+    assert recorded(bank, "text", "rgb")["R@1"] == 1.0
+    retrieve(str(bank.path), by="label", query="text", gallery="rgb", prompt_set="photo")
+    assert metrics_of(bank, "evaluate retrieve")[0]["n"] == 4
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"query": "depth", "gallery": "skeleton"},
+            "pass --checkpoint latest after `python -m align --modalities depth,skeleton",
+        ),
+        ({}, "a clip always finds itself; use --by label"),
+        ({"query": "depth", "gallery": "depth"}, "depth to depth: a clip always finds itself"),
+        ({"query": "rgb", "gallery": "depth"}, "no rgb features of toy; python -m extract"),
+        ({"by": "label", "query": "text", "gallery": "depth", "prompt_set": "x"}, "the prompt sets: names"),
+        ({"by": "label", "index": "hnsw"}, "no index named 'hnsw'; there are: flat"),
+    ],
+)
+def test_what_cannot_be_searched_says_why(toy, options, message) -> None:
+    with pytest.raises(FrameBankError, match=message):
+        retrieve(str(toy[0].path), **options)
+
+
+def test_training_clips_are_refused(toy) -> None:
+    bank, checkpoint = toy
+    with pytest.raises(LeakageError, match="48 of the 48 clips to score were seen in training"):
+        retrieve(str(bank.path), checkpoint=checkpoint, part="train")
+    with pytest.raises(LeakageError, match="48 of the 96 clips to score"):
+        retrieve(str(bank.path), checkpoint=checkpoint, protocol="none")
+
+
+def test_a_dataset_without_captions_says_what_to_do(tmp_path) -> None:
+    bank = joint_bank(tmp_path / "bank")
+    with pytest.raises(EvaluateError, match="no captions to search by clip; use --by label"):
+        retrieve(str(bank.path), query="text", gallery="rgb")
+
+
+def test_sides_are_unit_vectors_of_what_they_name(toy) -> None:
+    bank, checkpoint = toy
+    source = open_sources(bank.path, None, None, checkpoint)[0]
+    assert isinstance(source, Source)
+    depth = clip_side(source, "depth", "test")
+    captions = caption_side(source, source.captions(depth.items))
+    names = label_side(source)
+    for side in (depth, captions, names):
+        np.testing.assert_allclose(np.linalg.norm(side.vectors, axis=1), 1, atol=1e-5)
+    assert sorted(zip(names.labels.tolist(), names.items, strict=True)) == [
+        (0, "wave"), (1, "kick"), (2, "clap"), (3, "sit"),
+    ]  # fmt: skip
