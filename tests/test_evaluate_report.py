@@ -1,0 +1,283 @@
+"""`evaluate report`: one whole, well-formed, escaped page; figures checked by what they draw."""
+
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from evaluate_bank import aligned_bank, joint_bank
+from PIL import Image
+
+from evaluate.page import Cell, Section, duration, page, picture, table
+from evaluate.plots import confusion_svg, curves_svg, hue, interval_svg, mark_svg, scatter_svg, ticks
+from evaluate.probe import probe
+from evaluate.report import ReportError, report
+from evaluate.report_tables import kind, latest
+from evaluate.retrieve import retrieve
+from evaluate.search import search
+from evaluate.space_map import positions, sample_rows
+from evaluate.zero_shot import zero_shot
+from store.places import thumbnail_path
+
+HOSTILE = "<script>alert(\"x\")</script> & 'clip'"
+VOID = {"meta", "img", "br"}
+
+
+class Structure(HTMLParser):
+    """Open tags as a stack; what is closed out of order is an error."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.stack: list[str] = []
+        self.seen: list[tuple[str, dict]] = []
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A bank with one run of everything and a picture, and its page."""
+    bank, checkpoint = aligned_bank(tmp_path_factory)
+    for clip in ("toy clip/0003", "toy clip/0004"):
+        for strip in (False, True):
+            path = thumbnail_path(bank, "toy", "depth", clip, strip)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 24), (200, 30, 30)).save(path)
+    folder = str(bank.path)
+    probe(folder)
+    probe(folder, checkpoint=checkpoint)
+    retrieve(folder, checkpoint=checkpoint)
+    zero_shot(folder, checkpoint=checkpoint)
+    search("toy clip/0003", folder, like=True, checkpoint=checkpoint)
+    out = tmp_path_factory.mktemp("report") / "sub folder" / "report.html"
+    report(folder, str(out), checkpoint=checkpoint)
+    return bank, out.read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole(written) -> None:
+    _, text = written
+    structure = Structure(text)
+    anchors = {attrs["id"] for tag, attrs in structure.seen if tag == "section"}
+    assert anchors == {"results", "map", "searches", "confusions", "training", "bank", "runs"}
+    assert {attrs["href"] for tag, attrs in structure.seen if tag == "a"} == {f"#{name}" for name in anchors}
+
+
+def test_the_page_needs_no_network(written) -> None:
+    structure = Structure(written[1])
+    assert not [tag for tag, _ in structure.seen if tag in ("link", "iframe", "object")]
+    assert all(attrs.get("src", "data:").startswith("data:") for _, attrs in structure.seen)
+    assert not re.search(r"url\(|@import|https?://", written[1])
+
+
+def test_the_page_follows_the_readers_colour_scheme(written) -> None:
+    assert "prefers-color-scheme: dark" in written[1]
+    assert not re.search(r'(fill|stroke|color)="#', written[1])
+
+
+def test_what_was_recorded_is_on_the_page(written) -> None:
+    bank, text = written
+    rows = bank.sql(
+        "SELECT name, value FROM metrics WHERE name IN ('probe/accuracy', 'retrieve/R@1')"
+    ).to_pylist()
+    for row in rows:
+        assert f">{row['value'] * 100:.1f}<" in text
+    assert "trained with captions" in text
+    assert "Most confused" in text or "No confusion" in text
+
+
+def test_pictures_are_in_the_page(written) -> None:
+    images = [attrs for tag, attrs in Structure(written[1]).seen if tag == "img"]
+    assert images
+    assert all(attrs["src"].startswith("data:image/jpeg;base64,") and attrs["alt"] for attrs in images)
+
+
+def test_names_cannot_break_out_of_the_page(tmp_path) -> None:
+    bank = joint_bank(tmp_path / "bank")
+    field_spec = bank.select("joint", "rgb")
+    bank.register(
+        "joint",
+        clips=pa.table({"clip_id": [HOSTILE], "label": pa.array([0], pa.int32()), "label_name": [HOSTILE]}),
+    )
+    with bank.writer("joint", "rgb", field_spec.spec, [field_spec.field]) as writer:
+        writer.add(HOSTILE, 0, {"embedding": np.ones((1, 1, 8))}, [0.0])
+    retrieve(str(bank.path), by="label")
+    zero_shot(str(bank.path))
+    search(HOSTILE, str(bank.path), like=True)
+    out = tmp_path / "report.html"
+    report(str(bank.path), str(out), title=HOSTILE)
+    text = out.read_text(encoding="utf-8")
+    structure = Structure(text)
+    assert [tag for tag, _ in structure.seen].count("script") == 1
+    assert "<script>alert" not in text
+    assert "alert(" in text
+
+
+def test_an_empty_bank_gives_a_page(tmp_path, capsys) -> None:
+    bank = joint_bank(tmp_path / "bank")
+    report(str(bank.path), str(tmp_path / "r.html"))
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    anchors = {attrs["id"] for tag, attrs in Structure(text).seen if tag == "section"}
+    assert anchors == {"bank", "runs"}
+    assert "no map:" in capsys.readouterr().err
+
+
+def test_an_unwritable_place_is_named(tmp_path) -> None:
+    bank = joint_bank(tmp_path / "bank")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReportError, match=r"--out .*file/r\.html: "):
+        report(str(bank.path), str(tmp_path / "file" / "r.html"), checkpoint="none")
+
+
+def row(value: float, run: str, **detail) -> dict:
+    base = {"command": "evaluate probe", "dataset": "d", "protocol": "p", "name": "probe/accuracy"}
+    return base | {"value": value, "run_id": run, "detail": detail}
+
+
+def test_the_newest_of_each_kind_is_shown() -> None:
+    rows = [
+        row(0.1, "1", modality="depth", source="raw"),
+        row(0.2, "2", modality="depth", source="aligned A", supervision=[]),
+        row(0.3, "3", modality="depth", source="aligned B", supervision=["labels"]),
+        row(0.4, "4", modality="depth", source="raw"),
+        row(0.5, "5", modality="depth", source="aligned C", supervision=[]),
+    ]
+    assert [one["value"] for one in latest(rows)] == [0.3, 0.4, 0.5]
+    assert kind(rows[1]["detail"]) != kind(rows[2]["detail"])
+
+
+# Figures
+
+
+def svg(text: str) -> ElementTree.Element:
+    return ElementTree.fromstring(text)
+
+
+def test_confusion_draws_a_cell_for_each_count_and_names_it() -> None:
+    matrix = np.array([[8, 2, 0], [0, 5, 0], [1, 0, 0]])
+    tree = svg(confusion_svg(matrix, ["a", "b & c", "d"], "x"))
+    titles = [title.text for title in tree.iter("title")]
+    assert titles == ["a → a: 8 (80%)", "a → b & c: 2 (20%)", "b & c → b & c: 5 (100%)", "d → a: 1 (100%)"]
+    assert [rect.get("class") for rect in tree.iter("rect")] == ["field", "right", "wrong", "right", "wrong"]
+
+
+def test_a_hundred_and_twenty_classes_still_fit() -> None:
+    tree = svg(confusion_svg(np.eye(120), [str(k) for k in range(120)], "x"))
+    assert float(tree.get("viewBox").split()[2]) < 520
+    assert len(list(tree.iter("rect"))) == 121
+
+
+def test_an_interval_lies_where_its_numbers_are() -> None:
+    tree = svg(interval_svg(0.5, 0.25, 0.75, 0.1))
+    dot = next(tree.iter("circle"))
+    line = next(line for line in tree.iter("line") if line.get("class") == "interval")
+    middle = (float(line.get("x1")) + float(line.get("x2"))) / 2
+    assert float(dot.get("cx")) == pytest.approx(middle) == pytest.approx(66)
+
+
+def test_curves_go_down_where_values_do_and_leave_out_what_is_not_finite() -> None:
+    tree = svg(curves_svg({"loss": ([1, 2, 3], [3.0, float("nan"), 1.0])}, "epoch", "Loss"))
+    points = [
+        tuple(map(float, pair.split(","))) for pair in next(tree.iter("polyline")).get("points").split()
+    ]
+    assert len(points) == 2
+    assert points[0][0] < points[1][0] and points[0][1] < points[1][1]  # SVG's y grows downwards
+    assert curves_svg({"empty": ([], [])}, "epoch", "Loss") == ""
+
+
+def test_maps_keep_one_scale_and_mark_groups_apart() -> None:
+    points = np.array([[0.0, 0], [2, 0], [0, 1]])
+    tree = svg(scatter_svg(points, np.array([0, 1, -1]), ["rgb", "text", "rgb"], ["p", "q", "r"], ["u", "v"]))
+    marks = [path for path in tree.iter("path")]
+    assert [mark.get("data-class") for mark in marks] == ["0", "1", "-1"]
+    assert [mark.get("class") for mark in marks] == ["p g0", "p g1", "p g0"]
+    assert {text.text for text in tree.iter("text")} == {"u", "v"}
+    assert svg(mark_svg(6)) is not None
+
+
+def test_neighbouring_classes_have_far_hues() -> None:
+    for label in range(60):
+        gap = abs(hue(label) - hue(label + 1)) % 360
+        assert min(gap, 360 - gap) > 60
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.9, 4.1, [1, 2, 3, 4]), (-3, 47, [0, 10, 20, 30, 40])],
+)
+def test_ticks_are_round_and_inside(low, high, expected) -> None:
+    assert ticks(low, high) == pytest.approx(expected)
+
+
+# Maps
+
+
+def test_pca_is_the_best_plane_and_repeats() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(60, 9)) * np.array([9, 4, 1, 1, 1, 1, 1, 1, 1])
+    flat = positions(vectors, "pca")
+    centred = vectors - vectors.mean(0)
+    lengths = np.linalg.svd(centred, compute_uv=False)
+    np.testing.assert_allclose(np.linalg.norm(flat, axis=0), lengths[:2], rtol=1e-5)
+    np.testing.assert_array_equal(flat, positions(vectors, "pca"))
+
+
+def test_tsne_keeps_clusters_together() -> None:
+    rng = np.random.default_rng(1)
+    labels = np.arange(60) % 3
+    vectors = np.eye(8)[labels] * 10 + rng.normal(size=(60, 8))
+    flat = positions(vectors, "t-sne")
+    distance = np.linalg.norm(flat[:, None] - flat[None], axis=2) + np.eye(60) * 1e9
+    assert np.mean(labels[distance.argmin(1)] == labels) == 1.0
+
+
+def test_a_collapsed_space_maps_to_a_point_and_two_points_to_an_error() -> None:
+    assert np.ptp(positions(np.ones((9, 4)), "t-sne")) < 1e-6
+    with pytest.raises(ValueError, match="2 points"):
+        positions(np.ones((2, 4)), "pca")
+
+
+def test_rows_are_drawn_evenly() -> None:
+    rows = sample_rows({"a": 1000, "b": 5}, most=40)
+    assert {name: len(chosen) for name, chosen in rows.items()} == {"a": 20, "b": 5}
+    assert (np.diff(rows["a"]) > 0).all()
+
+
+# Pieces of the page
+
+
+def test_tables_escape_and_align() -> None:
+    text = table([Cell("<n>", number=True)], [[Cell("1 < 2", number=True)], "<b>group</b>"])
+    assert '<th class="number">&lt;n&gt;</th>' in text
+    assert '<td class="number">1 &lt; 2</td>' in text
+    assert '<td colspan="1"><b>group</b></td>' in text
+    Structure(text)
+
+
+def test_a_missing_picture_says_so(tmp_path) -> None:
+    assert "no thumbnail" in picture(tmp_path / "none.jpg", "x")
+    assert "no thumbnail" in picture(None, "x")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.42, "3.4 s"), (42, "42 s"), (72, "1 min 12 s"), (4211, "1 h 10 min")]
+)
+def test_durations_read_well(seconds, text) -> None:
+    assert duration(seconds) == text
+
+
+def test_an_empty_page_is_still_a_page() -> None:
+    Structure(page("t", "lead", [("1", "clip")], [Section("a", "A", "<p>b</p>")], "foot"))
