@@ -70,13 +70,16 @@ def standardised(train: np.ndarray, test: np.ndarray, per: str) -> tuple[np.ndar
         test: (m, ...).
         per: ``channel``: each of the N x D channels has its own mean and deviation over time; ``dim``: the
             tokens share a dim's (a foot that hardly moves stays quiet instead of being blown up to the size
-            of a hand's movement); ``none``: as it is.
+            of a hand's movement); ``clip``: each clip's own mean over time is taken away and nothing scaled
+            (what changes, not how person and place look); ``none``: as it is.
 
     Returns:
         (n, K * N * D) and (m, K * N * D) float32.
     """
-    axes = {"channel": (0, 1), "dim": (0, 1, 2), "none": ()}[per]
+    axes = {"channel": (0, 1), "dim": (0, 1, 2), "clip": (), "none": ()}[per]
     first, second = train.astype(np.float32), test.astype(np.float32)
+    if per == "clip":
+        first, second = first - first.mean(1, keepdims=True), second - second.mean(1, keepdims=True)
     if axes:
         mean, deviation = first.mean(axis=axes), first.std(axis=axes) + MIN_DEVIATION
         first, second = (first - mean) / deviation, (second - mean) / deviation

@@ -1,28 +1,28 @@
 """`python -m evaluate.utd_mhad`: what stored features and alignment are worth on real recordings (UTD-MHAD).
 
-From a bank that holds its features (`python -m extract --dataset utd-mhad --root DIR`) it scores, in one run:
+From a bank that holds its features (`python -m extract --dataset utd-mhad --root DIR`) it scores, in one
+run:
 
-* actions, per modality: a linear classifier on the stored features (``probe``), on embeddings aligned with the
-  action names as a third modality (``aligned, named``: supervised) and on embeddings aligned on unlabelled
-  pairs alone (``aligned, pairs``), beside a ``baseline`` on the raw sequence (``evaluate.baseline``);
+* actions, per modality: a linear classifier on the stored features (``probe``), on embeddings aligned with
+  the action names as one more modality (``aligned, named``: supervised) and on embeddings aligned on
+  unlabelled pairs alone (``aligned, pairs``), beside a ``baseline`` on the raw sequence
+  (``evaluate.baseline``: the same classifier, so that only the features differ);
 * retrieval of clips with the same action, inertial to skeleton, and of clips by the action's name.
 
-Subjects 1 and 3 (5, 7) teach and 2 and 4 (6, 8) are scored, once, then the halves are swapped. How each choice
-was made without the scored subjects:
+Subjects 1 and 3 teach and 2 and 4 are scored, once; then the halves are swapped. How each choice was made
+without the scored subjects:
 
-* what is fitted (standardisation, strength of ridge classifiers, heads): on the teaching half, anew in each
+* what is fitted (standardisation, strengths of ridge classifiers, heads): on the teaching half, anew in each
   half, strengths with one teaching subject held out after the other;
-* the recipe (`configs/align/utd-mhad.yaml`) and the constants of the ``joints`` and ``imu`` encoders: by
-  training on subject 1 and scoring 3, and the other way round, which `--check training` repeats. The first
-  half is therefore untouched by any choice; in the swapped one the scored subjects are those on which the
-  recipe was designed, so that the first is the result and the second a check that it does not hang on the
-  subjects.
-* the baseline's length (48 steps) is the one with which it does best at inertial data, hips as the origin.
+* the recipe (`configs/align/utd-mhad.yaml`), how features are read here (``READ``) and the constants of the
+  ``joints`` and ``imu`` encoders: by training on subject 1 and scoring 3 and the other way round, which
+  `--check training` repeats. So the first half is untouched by any choice, and is the result; in the swapped
+  one the scored subjects are those on which the recipe was designed, so it only shows that the result does
+  not hang on who teaches.
+* the baseline's 48 steps: the length at which it gives the figures known of it, near its best.
 
-Chance is 1 in 27 for actions; a row's own chance is printed beside it.
+Chance is 1 in 27 for actions; each row has its own beside it.
 """
-
-from store.cli import resolved, run  # first: it sets what torch reads when it is loaded
 
 import sys
 import time
@@ -32,9 +32,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from store.cli import resolved, run  # it sets what torch reads when it is loaded, later
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from align.alignment import Alignment
-    from align.config import AlignConfig
+    from align.config import AlignConfig, ModalityConfig
     from evaluate.utd_mhad_scores import Scores
     from store.bank import Bank
     from store.selection import Selection
@@ -45,7 +49,7 @@ TEXT = "text"
 READ = {  # modality -> field, reduction and standardisation that the probe on stored features uses
     "skeleton": ("tokens", "resample:32", "dim"),
     "inertial": ("tokens", "resample:32", "dim"),
-    "depth": ("cls", "resample:12", "dim"),
+    "depth": ("cls", "resample:8", "clip"),
 }
 NAMED, PAIRS = "aligned, named", "aligned, pairs"
 
@@ -107,7 +111,7 @@ def utd_mhad(
     """Score stored and aligned UTD-MHAD features against the baseline; prints the table and records it.
 
     Args:
-        bank: The bank's directory, with skeleton, inertial and depth features and the action names of utd-mhad.
+        bank: The bank's directory, with skeleton, inertial, depth and text features of utd-mhad.
         seeds: Alignments to train of each kind; 0 .. seeds - 1.
         recipe: YAML of the alignment, as `python -m align --config` takes it; with text it is the supervised
             one, without text the one on pairs alone.
@@ -137,47 +141,50 @@ def score_half(
     bank: "Bank", half: Half, config: "AlignConfig", modalities: list[str], seeds: int, scores: "Scores"
 ) -> "list[Selection]":
     """Everything about one half, into ``scores``; the selections that were read."""
-    data = {name: Split.of(bank, half, name) for name in modalities}
-    used = [selection for split in data.values() for selection in split.selections]
-    names = class_names(bank)
-    probe_stored(bank, half, data, scores)
+    data = {name: Split.of(bank, half, name, settings(config, name)) for name in modalities}
+    score_baseline(bank, half, data, scores)
+    stored = {}
+    for name, split in data.items():
+        _, reduce, per = READ[name]
+        train, test = (one.materialise(reduce) for one in split.selections)
+        stored[name] = (train, test, per)
+    scores.readouts("probe", data, stored)
     for seed in range(seeds):
         print(f"{half.name}: aligning, seed {seed}", file=sys.stderr)
         for method in (NAMED, PAIRS):
             alignment = train_heads(bank, half, config, modalities, method == NAMED, seed)
-            embedded = {
-                name: tuple(alignment.embed(name, one) for one in split.selections)
-                for name, split in data.items()
-            }
-            scores.readouts(method, data, {name: (*pair, "none") for name, pair in embedded.items()})
-            scores.search(method, "inertial", "skeleton", data, {n: e[1] for n, e in embedded.items()})
-            if method == NAMED:
-                texts = alignment.embed_texts(bank.texts(names))
-                for name, pair in embedded.items():
-                    scores.search_text(method, name, texts, pair[1], data[name].test_labels)
-    return used
+            score_aligned(bank, alignment, method, data, scores)
+    return [selection for split in data.values() for selection in split.selections]
 
 
-def probe_stored(bank: "Bank", half: Half, data: "dict[str, Split]", scores: "Scores") -> None:
-    """The baseline on raw sequences and the probe on stored features."""
+def score_baseline(bank: "Bank", half: Half, data: "dict[str, Split]", scores: "Scores") -> None:
+    """Ridge classifiers on resampled raw sequences; retrieval by their class scores."""
     from evaluate.baseline import BASELINES, STEPS
 
     raw = {}
     for name, sequence in BASELINES.items():
         pair = half.select(bank, name, "raw", data[name].encoder)
-        if not all(
-            np.array_equal(a.items, b.items) for a, b in zip(pair, data[name].selections, strict=True)
-        ):
-            raise ValueError(f"{name}: raw and tokens hold different clips; run the extraction again")
+        data[name].same_clips(pair)
         train, test = (sequence(one.materialise(f"resample:{STEPS}")) for one in pair)
         raw[name] = (train, test, "channel")
     answers = scores.readouts("baseline", data, raw)
     scores.search("baseline", "inertial", "skeleton", data, answers)
-    stored = {}
+
+
+def score_aligned(
+    bank: "Bank", alignment: "Alignment", method: str, data: "dict[str, Split]", scores: "Scores"
+) -> None:
+    """Probes on embeddings, and retrieval by them."""
+    inputs, rows = {}, {}
     for name, split in data.items():
-        _, reduce, per = READ[name]
-        stored[name] = (*(one.materialise(reduce) for one in split.selections), per)
-    scores.readouts("probe", data, stored)
+        train, rows[name] = (alignment.embed(name, one) for one in split.selections)
+        inputs[name] = (train, rows[name], "none")
+    scores.readouts(method, data, inputs)
+    scores.search(method, "inertial", "skeleton", data, rows)
+    if method == NAMED:
+        texts = alignment.embed_texts(bank.texts(class_names(bank)))
+        for name, split in data.items():
+            scores.search_text(method, name, texts, rows[name], split.test_labels)
 
 
 @dataclass(frozen=True)
@@ -195,19 +202,36 @@ class Split:
     groups: np.ndarray
 
     @classmethod
-    def of(cls, bank: "Bank", half: Half, modality: str) -> "Split":
-        """Select a modality."""
-        from evaluate.source import EvaluateError
-        from store.errors import UnknownNameError
+    def of(cls, bank: "Bank", half: Half, modality: str, own: "ModalityConfig") -> "Split":
+        """Select a modality's clips, from the feature set that the recipe names.
 
-        if modality not in READ:
-            raise UnknownNameError("--modalities", "modality", modality, sorted(READ))
-        first = bank.select(DATASET, modality, protocol=half.protocol)
+        Raises:
+            EvaluateError: If a clip is on both sides.
+        """
+        from evaluate.source import EvaluateError
+
+        field = own.field or READ[modality][0]
+        first = bank.select(DATASET, modality, encoder=own.encoder, field=field, protocol=half.protocol)
         train, test = half.select(bank, modality, READ[modality][0], first.feature_set)
         shared = sorted(set(train.items) & set(test.items))
         if shared:
             raise EvaluateError(f"{half.name}: {shared[0]} is on both sides; register the dataset anew")
         return cls(first.feature_set, (train, test), train.column(half.groups).astype(str))
+
+    def same_clips(self, others: "Sequence[Selection]") -> None:
+        """Refuse another field that holds other clips.
+
+        Raises:
+            EvaluateError: If it does; extraction writes both fields, so one was added later and not finished.
+        """
+        from evaluate.source import EvaluateError
+
+        for one, other in zip(self.selections, others, strict=True):
+            if not np.array_equal(one.items, other.items):
+                raise EvaluateError(
+                    f"{self.encoder}: {other.field.name} has {len(other)} clips, {one.field.name} has "
+                    f"{len(one)}; python -m extract --dataset {DATASET} --modality {one.modality}"
+                )
 
     @property
     def train_labels(self) -> np.ndarray:
@@ -237,9 +261,8 @@ def train_heads(
     from align.prepare import prepare
     from align.run import load_clips
 
-    own = config.modalities
-    assert isinstance(own, dict)
-    kept = {name: value for name, value in own.items() if name in modalities or (named and name == TEXT)}
+    aligned = [*modalities, *([TEXT] if named else [])]
+    kept: dict[str, ModalityConfig | None] = {name: settings(config, name) for name in aligned}
     asked = replace(
         config, dataset=DATASET, protocol=half.protocol, where=half.train_where, modalities=kept, seed=seed
     )
@@ -247,6 +270,21 @@ def train_heads(
     prepared.trainer.run()
     heads = prepared.trainer.heads
     return Alignment(bank.path, prepared.record, heads, prepared.standards, prepared.trainer.device)
+
+
+def settings(config: "AlignConfig", modality: str) -> "ModalityConfig":
+    """A modality's part of the recipe.
+
+    Raises:
+        UnknownNameError: If the recipe, or ``READ``, does not have it.
+    """
+    from align.config import ModalityConfig
+    from store.errors import UnknownNameError
+
+    listed = config.modalities if isinstance(config.modalities, dict) else {}
+    if modality not in listed or modality not in (*READ, TEXT):
+        raise UnknownNameError("--modalities", "modality", modality, sorted({*READ} & {*listed}))
+    return listed[modality] or ModalityConfig()
 
 
 def class_names(bank: "Bank") -> list[str]:
@@ -265,11 +303,9 @@ def read_recipe(path: str) -> "AlignConfig":
 
     from evaluate.source import EvaluateError
 
+    if not Path(path).is_file():
+        raise EvaluateError(f"--recipe: no file {path}; copy {RECIPE.name} and change it")
     config: AlignConfig = auto_cli(_recipe, args=["--config", path], prog="--recipe")
-    if not isinstance(config.modalities, dict) or TEXT not in config.modalities:
-        raise EvaluateError(
-            f"--recipe: {path} lists no modalities with text; copy {RECIPE.name} and change it"
-        )
     return config
 
 
