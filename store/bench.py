@@ -34,20 +34,21 @@ def bench(
 
 def _physical(folder: Path, rounds: int, clips: int, token_clips: int) -> list[bool]:
     from store.bench_cold import cold_batches
-    from store.bench_segments import build, epochs, one_batch, sequential, writing
+    from store.bench_segments import PREADV, TAKES, build, epochs, rivals, sequential, writing
 
     (folder / "cls").mkdir()
     (folder / "tokens").mkdir()
     corpus = build(folder / "cls", clips, 1, 768)
     tokens = build(folder / "tokens", token_clips, 197, 768)
     return [
-        epochs(corpus, 256, rounds),
-        one_batch(corpus, 256, rounds),
-        one_batch(tokens, 16, rounds, goal=0.8),
+        epochs(corpus, 256, rounds, TAKES, 1 / 1.5),
+        epochs(tokens, 16, rounds, PREADV, 0.8),
         sequential(corpus, rounds),
         sequential(tokens, rounds),
         writing(folder, 768, rounds),
         cold_batches(corpus, 256, rounds),
+        rivals(corpus, 256, rounds),
+        rivals(tokens, 16, rounds),
     ]
 
 

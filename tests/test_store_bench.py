@@ -56,7 +56,7 @@ def test_the_bench_runs_and_prints_every_figure(tmp_path):
         "Cold random batch",
         "insert: clips, media and splits",
         "plan: the last 2,000",
-        "of 8 goals reached",
+        "of 9 goals reached",
     ):
         assert figure in result.stdout
     assert list(tmp_path.iterdir()) == []
