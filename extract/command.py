@@ -10,6 +10,7 @@ from typing import Any
 from extract.datasets import Dataset, DatasetConfig, DatasetError, dataset_names, load_config, load_dataset
 from extract.encode import resolve_device
 from extract.interrupt import Interruption
+from extract.memory import keep_freed_memory
 from extract.pipeline import extract_clips
 from extract.register import register
 from extract.resolve import Choices, clip_task, modalities, text_task
@@ -51,6 +52,7 @@ def execute(request: Request) -> int:
     _register(bank, adapter, config, request)
     if request.register_only:
         return EXIT_DONE
+    keep_freed_memory()
     with ExitStack() as stack:
         stopper = stack.enter_context(Interruption())
         workers = request.workers or default_workers()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from extract.memory import keep_freed_memory
 from extract.shared_buffer import SharedBuffer
 
 if TYPE_CHECKING:
@@ -192,5 +193,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash costs a clip, not gigabytes of core dump
     faulthandler.enable()
+    keep_freed_memory()
     given = json.loads(sys.argv[1])
     serve(given["socket"], given["slots"], given["parent"])
