@@ -162,8 +162,14 @@ class Run:
         self._record["wall_seconds"] = round(time.monotonic() - self._start, 3)
         if self._record["status"] == FAILED and error is not None:
             self._record["error"] = "".join(traceback.format_exception_only(error)).strip()
-        self._save(self._catalog.timeout_seconds)
-        self._lease.release(unlink=True)
+        try:
+            self._save(self._catalog.timeout_seconds)
+        except (OSError, FrameBankError) as unsaved:
+            if error is None:
+                raise
+            self._notify(f"run {self.id} is not recorded: {unsaved}")  # what went wrong first is the news
+        finally:
+            self._lease.release(unlink=True)
 
     def _save(self, timeout_seconds: float) -> None:
         (self.directory / UNCOMMITTED).touch()

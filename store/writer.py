@@ -182,7 +182,7 @@ class FeatureWriter:
             try:
                 self._segment(name).add(item_id, view, array, times[name], media_key)
             except SegmentError:
-                del self._open[name]  # the disk is full or broken: this segment is gone
+                self._open.pop(name, None)  # the disk is full or broken: this segment is gone
                 raise
         self.added += 1
         self._new_failures.pop(item_id, None)
