@@ -1,8 +1,11 @@
 """``python -m extract``: encode what a dataset's clips lack in the bank, and nothing else."""
 
+import sys
 from typing import Literal
 
 from store.cli import run
+
+EXIT_INTERRUPTED = 130
 
 
 def extract(
@@ -101,7 +104,12 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line (``sys.argv`` if None), extract, and exit."""
     from encoders.errors import EncoderError
 
-    run(extract, expected=(EncoderError,), argv=argv, prog="python -m extract")
+    try:
+        run(extract, expected=(EncoderError,), argv=argv, prog="python -m extract")
+    except KeyboardInterrupt:
+        # Before the first clip, or a second Ctrl-C: what was committed stays.
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 if __name__ == "__main__":

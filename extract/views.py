@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -60,17 +61,23 @@ def views_of(
     if not pairs:
         return {}
     drawn = _table(dataset, [(item, view, draw(dataset, item, view)) for item, view in pairs])
-    with catalog.transaction() as connection:
-        connection.register("drawn", drawn)
-        connection.execute(
-            "INSERT INTO views SELECT * FROM drawn ANTI JOIN views USING (dataset, item_id, view)"
-        )
-        rows = connection.execute(
-            'SELECT item_id, view, top, "left", height, width, flip, start, "end"'
-            " FROM views SEMI JOIN drawn USING (dataset, item_id, view)"
-        ).fetchall()
-        connection.unregister("drawn")
-    return {(row[0], row[1]): View(CropBox(*row[2:7]), (row[7], row[8])) for row in rows}
+    kept = catalog.read(_KEPT, tables={"drawn": drawn})
+    if kept.num_rows < len(pairs):
+        with catalog.transaction() as connection:
+            connection.register("drawn", drawn)
+            connection.execute(_ADD)
+            connection.unregister("drawn")
+        kept = catalog.read(_KEPT, tables={"drawn": drawn})
+    return {(row["item_id"], row["view"]): _view(row) for row in kept.to_pylist()}
+
+
+_KEPT = "SELECT * FROM views SEMI JOIN drawn USING (dataset, item_id, view)"
+_ADD = "INSERT INTO views BY NAME SELECT * FROM drawn ANTI JOIN views USING (dataset, item_id, view)"
+
+
+def _view(row: dict[str, Any]) -> View:
+    crop = CropBox(row["top"], row["left"], row["height"], row["width"], row["flip"])
+    return View(crop, (row["start"], row["end"]))
 
 
 def _table(dataset: str, views: list[tuple[str, int, View]]) -> pa.Table:

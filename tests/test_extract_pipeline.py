@@ -2,6 +2,7 @@
 one clip each."""
 
 import os
+import subprocess
 import time
 
 import numpy as np
@@ -26,6 +27,7 @@ from extract.rivals import Rivals
 from extract.views import views_of
 from store.bank import Bank
 from store.commit import FeatureSet
+from store.errors import FrameBankError
 from store.places import thumbnail_path
 from store.spec import FeatureSpec
 
@@ -163,6 +165,18 @@ def test_every_text_is_encoded_once(corpus, tmp_path, capsys):
     assert "nothing is missing" in capsys.readouterr().out
 
 
+def test_precision_auto_adopts_that_of_the_only_equal_set(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Patches, "tolerates_bf16", True)
+    monkeypatch.setattr("extract.resolve.default_precision", lambda device, tolerant: "bf16")
+    extract(corpus, tmp_path / "bank", precision="fp32")
+    capsys.readouterr()
+    bank = extract(corpus, tmp_path / "bank")
+    assert "nothing is missing" in capsys.readouterr().out
+    extract(corpus, tmp_path / "bank", precision="bf16")
+    assert len(bank.sql("SELECT * FROM feature_sets")) == 2
+    assert len(extract(corpus, tmp_path / "other").sql("SELECT * FROM feature_sets")) == 1
+
+
 # What is missing -----------------------------------------------
 
 
@@ -243,6 +257,35 @@ def test_an_encoder_that_fails_for_one_clip_costs_that_clip(tmp_path):
     assert (failure["clip_id"], failure["stage"]) == ("c002", "encode")
     assert failure["error"] == "ValueError: this encoder cannot look at white frames"
     assert len(contents(bank)) == 2 * 5
+
+
+def test_values_that_are_not_finite_are_a_failure_not_a_feature(tmp_path):
+    """White times infinity; black times infinity is NaN."""
+    dataset = write_corpus(tmp_path / "corpus", clips=4, options={"gain": 1e30})
+    bank = extract(dataset, tmp_path / "bank", check=1)
+    assert {row["stage"] for row in bank.failures().to_pylist()} == {"store"} and len(bank.failures()) == 4
+    assert not len(bank.sql("SELECT * FROM features"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_ends_the_run_in_one_line_and_a_rerun_with_room_does_the_rest(tmp_path):
+    dataset = write_corpus(tmp_path / "corpus", clips=12)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this environment does not let tests mount a small disk")
+    try:
+        extract(dataset, disk / "bank", request={"register_only": True})
+        free = os.statvfs(disk)
+        (disk / "filler").write_bytes(b"x" * (free.f_bavail * free.f_bsize - (16 << 10)))
+        with pytest.raises((FrameBankError, OSError), match=r"(?i)no space left"):
+            extract(dataset, disk / "bank", views=3)
+        (disk / "filler").unlink()
+        bank = extract(dataset, disk / "bank")
+        assert_same(contents(extract(dataset, tmp_path / "calm")), contents(bank))
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_too_many_failures_stop_the_run_with_the_commonest_error(tmp_path, capsys):
