@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     from encoders.errors import EncoderError
 
     try:
-        run(extract, expected=(EncoderError,), argv=argv, prog="python -m extract")
+        run(extract, expected=(EncoderError, OSError), argv=argv, prog="python -m extract")
     except KeyboardInterrupt:
         # Before the first clip, or a second Ctrl-C: what was committed stays.
         print("interrupted; run the same command again to go on", file=sys.stderr)

@@ -197,8 +197,8 @@ def _register(bank: Bank, adapter: Dataset, config: DatasetConfig, request: Requ
     elif request.modality is not None:
         hashed = [name.strip() for name in request.modality.split(",")]
     counts = register(bank, adapter, config, hashed, _looking_at(config.name))
-    kinds = {"new": "new", "changed": "changed", "changed_media": "with other files", "new_texts": "new texts"}
-    news = [f"{counts[name]} {said}" for name, said in kinds.items() if counts.get(name)]
+    kinds = ("new", "changed", "new_texts")
+    news = [f"{counts[name]} {name.replace('_', ' ')}" for name in kinds if counts.get(name)]
     _say(f"dataset {config.name!r}: {counts['clips']} clips{': ' if news else ''}{', '.join(news)}")
     if request.register_only:
         print(f"registered: {counts['clips']} clips of {config.name!r} in {bank.path}")
