@@ -2,7 +2,9 @@
 
 from store.cli import Command, run  # first: it sets what torch reads when it is loaded
 
-if __name__ == "__main__":
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line (``sys.argv`` if None), run the command, and exit."""
     from encoders.errors import EncoderError
     from evaluate.probe import probe
     from evaluate.report import report
@@ -17,4 +19,8 @@ if __name__ == "__main__":
         "search": search,
         "report": report,
     }
-    run(commands, expected=(EncoderError,), prog="python -m evaluate")
+    run(commands, expected=(EncoderError,), argv=argv, prog="python -m evaluate")
+
+
+if __name__ == "__main__":
+    main()
