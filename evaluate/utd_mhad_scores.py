@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluate.baseline import read_out
 from evaluate.index import unit
 from evaluate.metrics import chance_ranks, first_relevant, top_k_hits
+from evaluate.readout import read_out
 from evaluate.records import print_table
 from evaluate.statistics import Interval, bootstrap, paired_bootstrap, seed_interval
 
@@ -45,12 +45,14 @@ class Scores:
         self.hits.setdefault(task, {}).setdefault(method, []).append(hits)
         self.chance[task] = chance
 
-    def readouts(self, method: str, data: "Mapping[str, Split]", inputs: Inputs) -> Answers:
-        """Ridge classifiers, one a modality, and skeleton and inertial fused; modality -> scores (m, C)."""
+    def readouts(
+        self, method: str, data: "Mapping[str, Split]", inputs: Inputs, classifier: str = "ridge"
+    ) -> Answers:
+        """Linear classifiers, one a modality, and skeleton and inertial fused; modality -> scores (m, C)."""
         answers: Answers = {}
         for name, (train, test, per) in inputs.items():
             split = data[name]
-            found = read_out(train, split.train_labels, split.groups, test, CLASSES, per)
+            found = read_out(train, split.train_labels, split.groups, test, CLASSES, per, classifier)
             answers[name] = found.scores
             self.add(f"{name} action", method, top_k_hits(found.scores, split.test_labels), 1 / CLASSES)
         if all(name in answers for name in ("skeleton", "inertial")):
