@@ -2,8 +2,9 @@
 
 The objective is convex: mean cross-entropy + strength / 2 * ||W||^2 (bias free) on features standardised with
 training statistics and divided by sqrt(D), so that one strength means the same for every D. L-BFGS (scipy's,
-with loss and gradient by torch) reaches the optimum in about a hundred passes; first-order training with a fixed rate (500 epochs of Adam at 1e-4 in
-CMVRA's probes) stops far from it and makes numbers depend on the schedule.
+with loss and gradient by torch) reaches the optimum in about a hundred passes; first-order training with a
+fixed rate (500 epochs of Adam at 1e-4 in CMVRA's probes) stops far from it and makes numbers depend on the
+schedule.
 
 Where n < D the features are first rotated into the n-dimensional span of the training rows. The penalty does
 not change under rotation, so the optimum is the same and a pass costs n * n instead of n * D.

@@ -98,7 +98,8 @@ def print_saved(sources: Sequence[Source]) -> None:
     used = [selection for source in sources for selection in source.used]
     sets = {(one.dataset, one.modality, one.feature_set) for one in used}
     seconds = encode_seconds_saved(sources[0].bank, used)
-    print(f"\nread {len(sets)} feature sets from the bank; encoding them took {in_seconds(seconds)}, once")
+    what = "1 feature set" if len(sets) == 1 else f"{len(sets)} feature sets"
+    print(f"\nread {what} from the bank; encoding took {in_seconds(seconds)}, once")
 
 
 def write_file(run: "Run", name: str, content: Any) -> None:

@@ -184,6 +184,11 @@ def search(
         gallery = gallery.keep(np.flatnonzero(gallery.labels >= 0))
     relevant, excluded = answers(queries, gallery, by, captions, other_clips_only)
     answered = np.flatnonzero(relevant.counts() - excluded.counts() > 0)
+    if not len(answered) and queries.modality == gallery.modality:
+        raise EvaluateError(
+            f"retrieve: no two of {len(queries)} {queries.modality} clips have one label, so none can be "
+            "found by another; `python -m evaluate search CLIP --like` shows which resemble each other"
+        )
     if not len(answered):
         raise EvaluateError(
             f"retrieve: nothing among {len(gallery)} of {gallery.modality} answers any of {len(queries)} of "

@@ -72,7 +72,7 @@ def test_as_a_process_results_on_stdout_progress_on_stderr(toy) -> None:
     columns = ["modality", "prompts", "accuracy", "balanced", "top", "5", "chance", "n", "classes"]
     assert lines[2].split() == columns
     assert lines[4].startswith("depth     names")
-    assert lines[-1].startswith("read 2 feature sets from the bank; encoding them took 0.0 s")
+    assert lines[-1].startswith("read 2 feature sets from the bank; encoding took 0.0 s")
 
 
 def test_latest_is_the_last_checkpoint_of_the_bank(toy, capsys) -> None:

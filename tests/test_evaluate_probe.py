@@ -102,7 +102,7 @@ def test_command_prints_and_records(toy, capsys) -> None:
     assert probe(str(bank.path), checkpoint=checkpoint) == 0
     out = capsys.readouterr().out
     assert "toy, cross-subject: learnt on train, scored on test" in out
-    assert "feature sets from the bank; encoding them took" in out
+    assert "feature sets from the bank; encoding took" in out
     rows = metrics_of(bank, "evaluate probe")
     assert {row["name"] for row in rows} == {"probe/accuracy", "probe/balanced_accuracy"}
     assert {row["detail"]["modality"] for row in rows} == {"skeleton", "inertial", "depth"}

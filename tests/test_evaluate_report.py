@@ -14,7 +14,7 @@ from evaluate.page import Cell, Section, duration, page, picture, table
 from evaluate.plots import confusion_svg, curves_svg, hue, interval_svg, mark_svg, scatter_svg, ticks
 from evaluate.probe import probe
 from evaluate.report import ReportError, report
-from evaluate.report_tables import kind, latest
+from evaluate.report_tables import kind, latest, results
 from evaluate.retrieve import retrieve
 from evaluate.search import search
 from evaluate.space_map import positions, sample_rows
@@ -281,3 +281,30 @@ def test_durations_read_well(seconds, text) -> None:
 
 def test_an_empty_page_is_still_a_page() -> None:
     Structure(page("t", "lead", [("1", "clip")], [Section("a", "A", "<p>b</p>")], "foot"))
+
+
+def test_comparisons_have_a_line_a_task_and_a_column_a_method(tmp_path) -> None:
+    bank = joint_bank(tmp_path / "bank")
+    for first in (0.1, 0.4):  # the second run replaces the first
+        with bank.record_run("evaluate somewhere", {"dataset": "joint"}) as run:
+            for method, value in (("baseline", first), ("ours", 0.75)):
+                run.metric("somewhere/score", value, 9, 0.05, 0.95, task="walk", method=method, chance=0.25)
+    text = results(bank, None)
+    Structure(text)
+    rows = re.findall(r"<tr>(.*?)</tr>", text)
+    assert re.findall(r">([^<>]+)</th>", rows[0]) == ["task", "baseline %", "ours %", "chance %", "n"]
+    assert len(rows) == 2
+    assert "40.0 <small>[5.0, 95.0]</small>" in rows[1]
+    assert '<td class="number strong">75.0' in rows[1]
+
+
+def test_unknown_metrics_are_listed_as_they_are(tmp_path) -> None:
+    bank = joint_bank(tmp_path / "bank")
+    with bank.record_run("evaluate elsewhere", {"dataset": "joint"}) as run:
+        run.metric("elsewhere/words", 1234.5, 9, unit="<b>")
+        run.metric("elsewhere/share", 0.5, 9, 0.4, 0.6)
+    text = results(bank, None)
+    Structure(text)
+    assert "unit &lt;b&gt;" in text
+    assert "1234" in text and 'class="plot mini"' in text
+    assert results(bank, "another") == ""

@@ -254,3 +254,11 @@ def test_sides_are_unit_vectors_of_what_they_name(toy) -> None:
     assert sorted(zip(names.labels.tolist(), names.items, strict=True)) == [
         (0, "wave"), (1, "kick"), (2, "clap"), (3, "sit"),
     ]  # fmt: skip
+
+
+def test_clips_that_share_no_label_cannot_find_each_other(tmp_path) -> None:
+    bank = joint_bank(tmp_path / "bank")
+    source = open_sources(bank.path, None, None, None)[0]
+    four = clip_side(source, "rgb", "test").keep(np.arange(4))
+    with pytest.raises(EvaluateError, match="no two of 4 rgb clips have one label"):
+        search(four, four, "label", {}, False)
