@@ -97,6 +97,12 @@ class Source:
         known = {row["label"]: row["name"] for row in self.bank.sql(query, [self.dataset]).to_pylist()}
         return [known.get(label, str(label)) for label in range(max(known, default=-1) + 1)]
 
+    @cached_property
+    def _sets(self) -> list[tuple[str, str, str, str]]:
+        """Dataset, modality, space digest and name of the bank's feature sets."""
+        query = "SELECT dataset, modality, space_digest, name FROM feature_sets ORDER BY ALL"
+        return [tuple(row.values()) for row in self.bank.sql(query).to_pylist()]
+
     def modalities(self, asked: str | None = None) -> list[str]:
         """The media modalities to evaluate: those asked for (with commas), else all that can be.
 
@@ -192,10 +198,8 @@ class Source:
         if modality in self.encoders or self.alignment is None:
             return self.encoders.get(modality)
         own = self.alignment.settings(modality)
-        sets = "SELECT name, space_digest FROM feature_sets WHERE dataset = ? AND modality = ? ORDER BY name"
-        dataset = TEXTS if modality == TEXT else self.dataset
-        rows = self.bank.sql(sets, [dataset, modality]).to_pylist()
-        fitting = [row["name"] for row in rows if row["space_digest"] == own["space_digest"]]
+        where = (TEXTS if modality == TEXT else self.dataset, modality, own["space_digest"])
+        fitting = [name for *found, name in self._sets if tuple(found) == where]
         if own["feature_set"] in fitting:
             return str(own["feature_set"])
         return fitting[0] if len(fitting) == 1 else str(own["encoder"])
@@ -293,12 +297,14 @@ def encode_seconds_saved(bank: "Bank", used: "Sequence[Selection]") -> float:
     Extractions record the metric ``extract/encode_seconds``; several runs that filled one set add up.
     """
     query = """
-        SELECT coalesce(sum(value), 0.0) AS seconds FROM metrics
-        WHERE name = 'extract/encode_seconds' AND detail ->> 'dataset' = ?
-            AND detail ->> 'modality' = ? AND detail ->> 'feature_set' = ?
+        SELECT detail ->> 'dataset' AS dataset, detail ->> 'modality' AS modality,
+            detail ->> 'feature_set' AS feature_set, sum(value) AS seconds
+        FROM metrics WHERE name = 'extract/encode_seconds' GROUP BY ALL
     """
     sets = {(one.dataset, one.modality, one.feature_set) for one in used}
-    return sum(float(bank.sql(query, list(one))["seconds"][0].as_py()) for one in sorted(sets))
+    rows = bank.sql(query).to_pylist()
+    names = ("dataset", "modality", "feature_set")
+    return sum((row["seconds"] for row in rows if tuple(row[name] for name in names) in sets), 0.0)
 
 
 def in_seconds(value: Any) -> str:
