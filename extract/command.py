@@ -40,8 +40,12 @@ class Request:
     register_only: bool = False
 
 
-def execute(request: Request) -> int:
+def execute(request: Request, pool: DecodePool | None = None) -> int:
     """Carry out a request; returns the exit status.
+
+    Args:
+        request: What.
+        pool: Decode processes to use (several requests may share them); own ones if None.
 
     Raises:
         FrameBankError, EncoderError: For what is wrong with the request, before anything is extracted.
@@ -55,8 +59,9 @@ def execute(request: Request) -> int:
     keep_freed_memory()
     with ExitStack() as stack:
         stopper = stack.enter_context(Interruption())
-        workers = request.workers or default_workers()
-        pool = stack.enter_context(DecodePool(workers, request.timeout_seconds))
+        if pool is None:
+            workers = request.workers or default_workers()
+            pool = stack.enter_context(DecodePool(workers, request.timeout_seconds))
         return _Command(bank, config, request, pool, stopper).run()
 
 

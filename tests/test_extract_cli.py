@@ -10,7 +10,16 @@ import time
 import pytest
 import yaml
 from conftest import ROOT
-from extract_toys import ENVIRONMENT, assert_same, command, contents, small_segments, start, write_corpus
+from extract_toys import (
+    ENVIRONMENT,
+    assert_same,
+    command,
+    contents,
+    install_encoders,
+    small_segments,
+    start,
+    write_corpus,
+)
 
 from extract.__main__ import main
 from extract.datasets import dataset_names
@@ -53,6 +62,22 @@ def complaint(capsys):
         return line
 
     return told
+
+
+@pytest.fixture
+def here(capsys):
+    """Run the command in this process; (stdout, stderr) after checking the exit status."""
+    install_encoders()
+
+    def run(*arguments, check=0):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in (*arguments, "--workers", 1)])
+        out, err = capsys.readouterr()
+        assert exit_.value.code == check, out + err
+        return out, err
+
+    return run
 
 
 # --help --------------------------------------------------------
@@ -131,7 +156,7 @@ def test_without_a_root_the_error_names_the_option(tmp_path, complaint):
 # What it does --------------------------------------------------
 
 
-def test_the_root_is_needed_once(corpus, tmp_path, complaint):
+def test_the_root_is_needed_once(corpus, tmp_path, complaint, here):
     """As `python -m extract --dataset ntu` with a root that only the bank knows."""
     config = yaml.safe_load(corpus.read_text())
     root = config.pop("root")
@@ -139,29 +164,29 @@ def test_the_root_is_needed_once(corpus, tmp_path, complaint):
     rootless.write_text(yaml.safe_dump(config))
     arguments = ("--dataset", rootless, "--bank", tmp_path / "bank", "--modality", "rgb")
     assert "--root DIR" in complaint(*arguments)
-    out, err = command(*arguments, "--root", root)
+    out, err = here(*arguments, "--root", root)
     assert "12 clips added" in out
     assert "12 clips to do, about 7.2 KB; fp32 on cpu" in err  # 12 x 6 frames x (16 + 1) x 3 x 2 bytes
-    out, _ = command(*arguments)
+    out, _ = here(*arguments)
     assert out.startswith("nothing is missing: all 12 clips of toy/rgb have patches@")
 
 
-def test_without_modality_everything_that_the_yaml_lists_and_register_only_nothing(corpus, tmp_path):
+def test_without_modality_everything_that_the_yaml_lists_and_register_only_nothing(corpus, tmp_path, here):
     bank = tmp_path / "bank"
-    out, _ = command("--dataset", corpus, "--bank", bank, "--register-only")
+    out, _ = here("--dataset", corpus, "--bank", bank, "--register-only")
     assert "registered: 12 clips of 'toy'" in out
     opened = Bank.open(bank)
     assert len(opened.sql("SELECT * FROM clips")) == 12 and not len(opened.sql("SELECT * FROM features"))
-    out, _ = command("--dataset", corpus, "--bank", bank)
+    out, _ = here("--dataset", corpus, "--bank", bank)
     assert "toy/rgb patches@" in out and "texts minilm@" in out
     sets = Bank.open(bank).sql("SELECT dataset, modality FROM feature_sets ORDER BY ALL").to_pylist()
     assert sets == [{"dataset": "_texts", "modality": "text"}, {"dataset": "toy", "modality": "rgb"}]
 
 
-def test_failed_clips_are_exit_1_and_the_rest_is_done(tmp_path):
+def test_failed_clips_are_exit_1_and_the_rest_is_done(tmp_path, here):
     dataset = write_corpus(tmp_path / "corpus", clips=5)
     (tmp_path / "corpus" / "clip 003.avi").write_bytes(b"")
-    out, err = command("--dataset", dataset, "--bank", tmp_path / "bank", "--modality", "rgb", check=1)
+    out, err = here("--dataset", dataset, "--bank", tmp_path / "bank", "--modality", "rgb", check=1)
     assert "4 clips added, 1 failed" in out
     assert (
         "failed: c003 (read, attempt 1): DamagedMediaError: " in err and "the file is empty (0 bytes)" in err
@@ -170,7 +195,7 @@ def test_failed_clips_are_exit_1_and_the_rest_is_done(tmp_path):
     assert Bank.open(tmp_path / "bank").sql(query)["clip_id"].to_pylist() == ["c003"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_commits_what_is_done_and_a_rerun_does_the_rest(tmp_path, number):
     options = {"delay_seconds": 0.3}
     dataset = write_corpus(tmp_path / "corpus", 16, frames=lambda clip: 6, options=options)
@@ -197,6 +222,7 @@ def test_a_signal_commits_what_is_done_and_a_rerun_does_the_rest(tmp_path, numbe
     assert_same(half, {key: whole[key] for key in half})
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_nothing_is_recorded_as_failed(tmp_path):
     """The terminal sends SIGINT to the whole process group."""
     dataset = write_corpus(tmp_path / "corpus", 16, frames=lambda clip: 6, options={"delay_seconds": 0.3})
