@@ -27,7 +27,7 @@ def confusion_svg(matrix: np.ndarray, names: Sequence[str], label: str) -> str:
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     named = classes <= NAMES_UP_TO
     margin = min(150.0, 12 + 5.6 * max((len(name) for name in names), default=1)) if named else 22.0
-    cell = float(np.clip(430 / classes, 3.2, 34))
+    cell = float(np.clip(430 / classes, 3.2, 46))
     size = margin + cell * classes + 4
     parts = [_confusion_frame(margin, cell, classes)]
     for row, column in zip(*np.nonzero(matrix), strict=True):

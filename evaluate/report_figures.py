@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MOST_CONFUSIONS = 8
 MOST_CURVES = 6
-OPEN_DIRECTIONS = 6  # further ones are folded
+OPEN_DIRECTIONS = 4  # further ones are folded
 EXAMPLES_SHOWN = 3  # of the searches that a run kept per direction: best, middling, worst
 SEARCHES_SHOWN = 8
 
@@ -100,7 +100,11 @@ def _curve_card(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
     training = config.get("training", {})
     clips, held_out = training.get("clips", "?"), training.get("held_out", 0)
     note = f"{clips} training clips, {held_out} held out; supervised by {told}; run {run['run_id']}"
-    return card("".join(figures), f"{config.get('dataset')}: {', '.join(config.get('modalities', {}))}", note)
+    return card(
+        f'<div class="grid">{"".join(figures)}</div>',
+        f"{config.get('dataset')}: {', '.join(config.get('modalities', {}))}",
+        note,
+    )
 
 
 def maps(bank: "Bank", alignment: "Alignment", seed: int = 0) -> str:
