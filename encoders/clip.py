@@ -93,6 +93,9 @@ class Clip:
     def model(self) -> Any:
         """The two towers in evaluation mode, loaded strictly."""
         from transformers import CLIPModel, SiglipModel
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
         kind = CLIPModel if self.family == "clip" else SiglipModel
         # With output_loading_info transformers returns a pair, which its annotations do not say.

@@ -70,6 +70,9 @@ class MiniLM:
     def model(self) -> Any:
         """BERT in evaluation mode, loaded strictly."""
         from transformers import BertModel
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
         # The pooler is not used by this model's recipe, but its weights are there: a missing key is an error.
         loaded: Any = BertModel.from_pretrained(
