@@ -148,3 +148,12 @@ def test_a_dotted_modality_has_a_head_like_any_other():
         "ir.ceiling": (2, E),
         "text": (2, E),
     }
+
+
+def test_a_centred_sequence_does_not_see_what_stays_the_same():
+    torch.manual_seed(0)
+    shape = {"tokens": 2, "dim": 3, "embedding": 8}
+    head = build(HEADS, "head", "sequence", shape, {"steps": 6, "centre": True}).eval()
+    features, constant = torch.randn(4, 9, 2, 3), 5 * torch.randn(4, 1, 2, 3)
+    assert torch.allclose(head(features), head(features + constant), atol=1e-5)
+    assert not torch.allclose(head(features), head(features.flip(1)), atol=1e-2)
