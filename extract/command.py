@@ -14,8 +14,9 @@ from extract.memory import keep_freed_memory
 from extract.pipeline import extract_clips
 from extract.register import register
 from extract.resolve import Choices, clip_task, modalities, text_task
-from extract.task import Limits, Outcome, Task, plan, size_estimate
+from extract.task import Limits, Outcome, Task
 from extract.texts import TextTask, extract_texts, plan_texts
+from extract.wanted import plan, size_estimate
 from extract.workers import DecodePool, default_workers
 from store.bank import Bank, NotABankError
 from store.tables import TEXT, TEXTS

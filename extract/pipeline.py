@@ -18,8 +18,9 @@ from extract.encode import BatchEncoder, Encoded
 from extract.progress import Progress
 from extract.readings import Readings
 from extract.rivals import Rivals
-from extract.task import Limits, Outcome, Task, Wanted
+from extract.task import Limits, Outcome, Task
 from extract.views import View, views_of
+from extract.wanted import Plan, Wanted
 from extract.worker import DecodeJob
 from extract.workers import Decoded, DecodeFailure, DecodePool
 from extract.writing import WriterThread
@@ -37,7 +38,7 @@ Stop = Callable[[], str | None]
 def extract_clips(
     bank: Bank,
     task: Task,
-    wanted: list[Wanted],
+    wanted: Plan,
     pool: DecodePool,
     run: Run,
     limits: Limits,
@@ -48,7 +49,7 @@ def extract_clips(
     Args:
         bank: Where they go; the dataset is registered.
         task: What.
-        wanted: Which rows, as :func:`extract.task.plan` lists them.
+        wanted: Which rows, as :func:`extract.wanted.plan` lists them.
         pool: The decode processes.
         run: Where the measurements go.
         limits: How it behaves.
@@ -74,12 +75,13 @@ class _Extraction:
         pool: DecodePool,
         run: Run,
         limits: Limits,
-        wanted: list[Wanted],
+        wanted: Plan,
         stack: ExitStack,
     ):
         self.bank, self.task, self.pool, self.run = bank, task, pool, run
         self.limits, self.wanted = limits, wanted
-        self.times: dict[int, np.ndarray] = {}  # of the clips between decoding and storing
+        self.flying: dict[int, Wanted] = {}  # between being handed to a worker and to the store
+        self.times: dict[int, np.ndarray] = {}  # of those that are decoded
         self.decoded = 0
         self.decode_seconds = self.decode_cpu_seconds = 0.0
         self.cut_short = 0
@@ -87,7 +89,7 @@ class _Extraction:
         self.readings = Readings(bank, task.dataset, task.modality)
         owner = FeatureSet(task.dataset, task.modality, task.spec)
         self.rivals = Rivals(bank, owner, task.fields, task.views, run.id)
-        self.views = views_of(bank.catalog, task.dataset, ((one.item_id, one.view) for one in wanted))
+        self.views = views_of(bank.catalog, task.dataset, wanted.keys() if task.views > 1 else ())
         # Closed in reverse: the encoder first, then the thread, then the writer, which commits.
         writer = bank.writer(
             task.dataset, task.modality, task.spec, task.field_specs(), **limits.writer_options()
@@ -122,6 +124,7 @@ class _Extraction:
             if self.rivals.has_done(one.item_id, one.view):
                 self.out.skip()
                 continue
+            self.flying[index] = one
             view = self.views.get((one.item_id, one.view), View())
             yield DecodeJob(
                 index,
@@ -170,7 +173,7 @@ class _Extraction:
         self.decode_cpu_seconds += report.cpu_seconds
         if report.note:
             self.notes[report.note] = self.notes.get(report.note, 0) + 1
-        one = self.wanted[event.job.index]
+        one = self.flying[event.job.index]
         if report.decoded_frames < report.declared_frames:
             self.cut_short += 1
         if self.readings.add(one.item_id, one.media["media_key"], event.job, report):
@@ -181,14 +184,14 @@ class _Extraction:
             if encoded.error is not None:
                 self._fail(encoded.key, "encode", encoded.error)
                 continue
-            one = self.wanted[encoded.key]
+            one = self.flying.pop(encoded.key)
             fields = {name: encoded.fields[name] for name in one.fields}
             times = _step_times(self.times.pop(encoded.key), fields)
             self.out.add(one.item_id, one.view, fields, times, one.media["media_key"])
 
     def _fail(self, index: int, stage: str, error: str) -> None:
         self.times.pop(index, None)
-        one = self.wanted[index]
+        one = self.flying.pop(index)
         self.out.fail(one.item_id, stage, error, one.media["media_key"])
 
     def _too_many_failures(self) -> str | None:

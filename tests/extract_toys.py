@@ -1,12 +1,13 @@
 """A weightless encoder of real frames, small real videos, and `python -m extract` that knows the encoder."""
 
+import atexit
 import csv
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from media_files import write_video
 
 import encoders
 from encoders.protocols import Field
+from store.bank import Bank
 
 GRID = 4  # patches along each side
 
@@ -172,6 +174,28 @@ def command(*arguments, check=0, timeout=180, prepare=as_it_is):
         raise
     assert process.returncode == check, f"exit {process.returncode}\n{out}\n{err}"
     return out, err
+
+
+@cache
+def shared_pool():
+    """One decode process for most tests: starting one takes longer than their clips do."""
+    from extract.workers import DecodePool
+
+    pool = DecodePool(1)
+    atexit.register(pool.close)
+    return pool
+
+
+def extract(dataset, bank, check=0, modality="rgb", request=None, **choices):
+    """`python -m extract` in this process; the bank, after checking the exit status."""
+    from extract.command import Request, execute
+    from extract.resolve import Choices
+
+    install_encoders()
+    asked = Request(str(dataset), modality, None, str(bank), Choices(**choices), **(request or {}))
+    own_pool = {"workers", "timeout_seconds"} & (request or {}).keys()
+    assert execute(asked, None if own_pool else shared_pool()) == check
+    return Bank.open(bank)
 
 
 def contents(bank, dataset="toy", modality="rgb", encoder=None):

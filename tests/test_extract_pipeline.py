@@ -1,62 +1,21 @@
-"""From videos to a bank: what is stored is what the videos show; only what is missing is done; failures cost
-one clip each."""
+"""From videos to a bank: what is stored is what the videos show, and only what is missing is done."""
 
 import os
-import subprocess
 import time
 
 import numpy as np
 import pytest
-import torch
-from extract_toys import (
-    GRID,
-    ClipPatches,
-    Patches,
-    assert_same,
-    contents,
-    install_encoders,
-    pattern,
-    write_corpus,
-)
-from media_files import cut, noise, write_video
+from extract_toys import GRID, Patches, assert_same, contents, extract, pattern, write_corpus
+from media_files import write_video
 
-from extract.command import Request, execute
-from extract.encode import BatchEncoder
-from extract.resolve import Choices
-from extract.rivals import Rivals
 from extract.views import views_of
-from extract.workers import DecodePool
-from store.bank import Bank
-from store.commit import FeatureSet
-from store.errors import FrameBankError
 from store.places import thumbnail_path
-from store.spec import FeatureSpec
-
-
-@pytest.fixture(autouse=True)
-def toys():
-    install_encoders()
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """Shared by the tests that do not change it."""
     return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_pool():
-    """One decode process for most tests: starting one takes longer than their clips do."""
-    with DecodePool(1) as pool:
-        extract.pool = pool
-        yield
-
-
-def extract(dataset, bank, check=0, modality="rgb", request=None, **choices):
-    asked = Request(str(dataset), modality, None, str(bank), Choices(**choices), **(request or {}))
-    own_pool = {"workers", "timeout_seconds"} & (request or {}).keys()
-    assert execute(asked, None if own_pool else extract.pool) == check
-    return Bank.open(bank)
 
 
 # What is stored ------------------------------------------------
@@ -218,191 +177,3 @@ def test_only_the_clips_that_the_condition_names(corpus, tmp_path):
     ].to_pylist()
     assert done == truth and 0 < len(done) < 12
     assert len(contents(extract(corpus, tmp_path / "bank"))) == 24
-
-
-# What fails ----------------------------------------------------
-
-
-def test_failures_are_kept_counted_and_tried_again(tmp_path, capsys):
-    dataset = write_corpus(tmp_path / "corpus", clips=8)
-    (tmp_path / "corpus" / "clip 001.avi").write_bytes(b"")
-    (tmp_path / "corpus" / "clip 004.avi").write_text("this is no video")
-    good = (tmp_path / "corpus" / "clip 006.avi").read_bytes()
-    (tmp_path / "corpus" / "clip 006.avi").unlink()
-    bank = extract(dataset, tmp_path / "bank", check=1)
-    failures = {row["clip_id"]: row for row in bank.failures().to_pylist()}
-    assert set(failures) == {"c001", "c004", "c006"}
-    assert all(row["stage"] == "read" and row["attempts"] == 1 for row in failures.values())
-    assert "0 bytes" in failures["c001"]["error"] and "no such file" in failures["c006"]["error"]
-    assert "all of them: python -m store sql" in capsys.readouterr().err
-    (tmp_path / "corpus" / "clip 006.avi").write_bytes(good)
-    bank = extract(dataset, tmp_path / "bank", check=1)
-    failures = {row["clip_id"]: row["attempts"] for row in bank.failures().to_pylist()}
-    assert failures == {"c001": 2, "c004": 2}
-    assert len(contents(bank)) == 2 * 6
-
-
-def test_a_hanging_clip_costs_itself_only(tmp_path):
-    """A FIFO that nobody writes to: opening it blocks in the kernel, for ever."""
-    dataset = write_corpus(tmp_path / "corpus", clips=6)
-    (tmp_path / "corpus" / "clip 003.avi").unlink()
-    os.mkfifo(tmp_path / "corpus" / "clip 003.avi")
-    started = time.monotonic()
-    bank = extract(dataset, tmp_path / "bank", check=1, request={"timeout_seconds": 4.0, "workers": 2})
-    assert time.monotonic() - started < 30
-    (failure,) = bank.failures().to_pylist()
-    assert failure["clip_id"] == "c003" and len(contents(bank)) == 2 * 5
-
-
-def test_an_encoder_that_fails_for_one_clip_costs_that_clip(tmp_path):
-    """Frames of all clips share batches; the white one fails alone."""
-    dataset = write_corpus(tmp_path / "corpus", clips=6)
-    write_video(
-        tmp_path / "corpus" / "clip 002.avi", 9, 10, pattern=lambda k: np.full((48, 64, 3), 255, np.uint8)
-    )
-    bank = extract(dataset, tmp_path / "bank", check=1, request={"batch_frames": 36})
-    (failure,) = bank.failures().to_pylist()
-    assert (failure["clip_id"], failure["stage"]) == ("c002", "encode")
-    assert failure["error"] == "ValueError: this encoder cannot look at white frames"
-    assert len(contents(bank)) == 2 * 5
-
-
-def test_values_that_are_not_finite_are_a_failure_not_a_feature(tmp_path):
-    """White times infinity; black times infinity is NaN."""
-    dataset = write_corpus(tmp_path / "corpus", clips=4, options={"gain": 1e30})
-    bank = extract(dataset, tmp_path / "bank", check=1)
-    assert {row["stage"] for row in bank.failures().to_pylist()} == {"store"} and len(bank.failures()) == 4
-    assert not len(bank.sql("SELECT * FROM features"))
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_ends_the_run_in_one_line_and_a_rerun_with_room_does_the_rest(tmp_path):
-    dataset = write_corpus(tmp_path / "corpus", clips=12)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this environment does not let tests mount a small disk")
-    try:
-        extract(dataset, disk / "bank", request={"register_only": True})
-        free = os.statvfs(disk)
-        (disk / "filler").write_bytes(b"x" * (free.f_bavail * free.f_bsize - (16 << 10)))
-        with pytest.raises((FrameBankError, OSError), match=r"(?i)no space left"):
-            extract(dataset, disk / "bank", views=3)
-        (disk / "filler").unlink()
-        bank = extract(dataset, disk / "bank")
-        assert_same(contents(extract(dataset, tmp_path / "calm")), contents(bank))
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
-
-
-def test_too_many_failures_stop_the_run_with_the_commonest_error(tmp_path, capsys):
-    dataset = write_corpus(tmp_path / "corpus", clips=60, frames=lambda clip: 3)
-    for clip in range(0, 60, 2):
-        (tmp_path / "corpus" / f"clip {clip:03d}.avi").write_bytes(b"")
-    bank = extract(dataset, tmp_path / "bank", check=1)
-    told = capsys.readouterr().err
-    assert "stopped: " in told and "--max-failures 0.2" in told and "read, DamagedMediaError" in told
-    failed, done = len(bank.failures()), len(contents(bank)) // 2
-    assert 20 <= failed + done < 60 and failed > 0.2 * (failed + done)
-    bank = extract(dataset, tmp_path / "bank", check=1, request={"max_failures": 0.6})
-    assert len(contents(bank)) == 2 * 30 and len(bank.failures()) == 30
-
-
-def test_clips_that_are_cut_short_are_kept_and_recorded(tmp_path):
-    dataset = write_corpus(tmp_path / "corpus", clips=3)
-    whole = write_video(tmp_path / "whole.avi", 40, pattern=noise, size=(320, 240))
-    cut(whole, tmp_path / "corpus" / "clip 001.avi", 0.5)
-    bank = extract(dataset, tmp_path / "bank")
-    assert len(contents(bank)) == 2 * 3
-    sql = "SELECT clip_id FROM media_read WHERE decoded_frames < declared_frames"
-    assert bank.sql(sql)["clip_id"].to_pylist() == ["c001"]
-    sql = "SELECT declared_frames, decoded_frames, fps, width FROM media_read WHERE clip_id = 'c002'"
-    assert bank.sql(sql).to_pylist() == [
-        {"declared_frames": 10, "decoded_frames": 10, "fps": 10, "width": 64}
-    ]
-
-
-# Several at once -----------------------------------------------
-
-
-def test_runs_of_one_feature_set_start_at_different_ends_and_skip_what_others_did(corpus, tmp_path):
-    bank = extract(corpus, tmp_path / "bank", where="label = 0")
-    spec = FeatureSpec.from_json(bank.sql("SELECT spec::VARCHAR s FROM feature_sets")["s"][0].as_py())
-    owner = FeatureSet("toy", "rgb", spec)
-    config = {"dataset": "toy", "modality": "rgb", "feature_set": spec.name}
-
-    def rivals(run):
-        return Rivals(bank, owner, ("tokens", "cls"), 1, run.id, look_seconds=0.0)
-
-    with bank.record_run("extract", config) as first, bank.record_run("extract", config) as second:
-        with bank.record_run("extract", config | {"modality": "depth"}):
-            pass
-        assert rivals(second).order(4) == [3, 2, 1, 0]
-        with bank.record_run("extract", config) as third:
-            assert rivals(third).order(8) == [4, 5, 6, 7, 0, 1, 2, 3]
-            with bank.record_run("extract", config) as fourth:
-                assert rivals(fourth).order(8) == [2, 3, 4, 5, 6, 7, 0, 1]
-        labels = dict(zip(*bank.sql("SELECT clip_id, label FROM clips").to_pydict().values(), strict=True))
-        mine = rivals(first)
-        assert {clip: mine.has_done(clip, 0) for clip in labels} == {
-            c: label == 0 for c, label in labels.items()
-        }
-    with bank.record_run("extract", config) as alone:
-        mine = rivals(alone)
-        assert mine.order(4) == [0, 1, 2, 3]
-        assert not any(mine.has_done(clip, 0) for clip in labels)
-
-
-# Batches -------------------------------------------------------
-
-
-@pytest.mark.parametrize("encoder", [Patches(), ClipPatches()])
-def test_results_do_not_depend_on_batches_threads_or_order(encoder):
-    rng = np.random.default_rng(0)
-    clips = {key: rng.random((int(rng.integers(1, 30)), 16, 3), dtype=np.float32) * 0.9 for key in range(25)}
-    fields = ("tokens", "cls", "embedding")
-
-    def run(batch_frames, threads, order):
-        with BatchEncoder(encoder, "fp32", "cpu", fields, batch_frames, threads) as batches:
-            found = [one for key in order for one in batches.add(key, clips[key])]
-            found += list(batches.flush())
-        assert sorted(one.key for one in found) == sorted(clips)
-        return {one.key: one.fields for one in found}
-
-    reference = run(1, 1, range(25))
-    for batch_frames, threads in ((7, 1), (8, 2), (64, 3), (10_000, 1)):
-        other = run(batch_frames, threads, rng.permutation(25).tolist())
-        for key, features in reference.items():
-            for name in fields:
-                assert np.array_equal(features[name], other[key][name]), (batch_frames, key, name)
-
-
-def test_batches_cross_clip_boundaries_and_none_is_larger_than_asked():
-    sizes = []
-
-    class Counting(Patches):
-        def encode(self, batch):
-            sizes.append(len(batch))
-            return super().encode(batch)
-
-    with BatchEncoder(Counting(), "fp32", batch_frames=8, threads=2) as batches:
-        for key in range(10):
-            list(batches.add(key, np.zeros((5, 16, 3), np.float32)))
-        list(batches.flush())
-    assert sorted(sizes) == [2, *[8] * 6]
-
-
-def test_the_encoder_runs_under_autocast_in_its_threads():
-    seen = []
-
-    class Looking(Patches):
-        def encode(self, batch):
-            seen.append((torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()))
-            return super().encode(batch)
-
-    for precision in ("fp32", "bf16"):
-        with BatchEncoder(Looking(), precision, threads=2) as batches:
-            list(batches.add(0, np.zeros((40, 16, 3), np.float32)))
-            list(batches.flush())
-    assert set(seen[:5]) == {(False, True)} and set(seen[5:]) == {(True, True)}
