@@ -16,14 +16,14 @@ Subjects 1 and 3 teach and 2 and 4 are scored; then the halves are swapped. How 
 * the recipe (`configs/align/utd-mhad.yaml`), ``READ`` and the constants of the ``joints`` and ``imu``
   encoders: by training on subject 1 and scoring 3 and the other way round, which `--check training` repeats.
   In the swapped half the scored subjects are those on which all this was designed: it shows that the result
-  does not hang on who teaches, no more;
+  does not hang on who teaches, no more (the same goes for its share of "both halves together");
 * the baseline's 48 steps: the length at which it gives the figures known of it, near its best.
 
 The test part was scored TWICE, so its probe row is not a clean one-shot figure. In the first scoring the
 probe was a ridge classifier on movement and velocity; on skeletons it got 74.1 where the baseline gets 76.4
 (swapped: 78.1, 62.8). That result is why the probe was looked at again. 72 variants were listed and compared
 on subjects 1 and 3 alone (classifier, dims, steps, standardisation, warped copies), the best of them is what
-stands here (79.6 there, the first probe 76.8), and it was scored once. The classifier is shared, so the other
+stands here (79.6 there at its best strength, the first probe 76.8), and it was scored once. The classifier is shared, so the other
 probes changed with it (first scoring: inertial 71.3, swapped 80.0; depth 63.9, swapped 62.3). Baseline and
 aligned rows are as first scored.
 
