@@ -23,9 +23,9 @@ The test part was scored TWICE, so its probe row is not a clean one-shot figure.
 probe was a ridge classifier on movement and velocity; on skeletons it got 74.1 where the baseline gets 76.4
 (swapped: 78.1, 62.8). That result is why the probe was looked at again. 72 variants were listed and compared
 on subjects 1 and 3 alone (classifier, dims, steps, standardisation, warped copies), the best of them is what
-stands here (79.6 there at its best strength, the first probe 76.8), and it was scored once. The classifier is shared, so the other
-probes changed with it (first scoring: inertial 71.3, swapped 80.0; depth 63.9, swapped 62.3). Baseline and
-aligned rows are as first scored.
+stands here (79.6 there at its best strength, the first probe 76.8), and it was scored once. The classifier is
+shared, so the other probes changed with it (first scoring: inertial 71.3, swapped 80.0; depth 63.9, swapped
+62.3). Baseline and aligned rows are as first scored.
 
 Chance is 1 in 27 for actions; each row has its own beside it.
 """
