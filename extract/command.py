@@ -95,7 +95,7 @@ class _Command:
     def _clips(self, task: Task) -> None:
         wanted = plan(self.bank, task)
         if not wanted:
-            print(f"nothing is missing: {_all(self.bank, task)} {task.spec.name} ({', '.join(task.fields)})")
+            print(_nothing_to_do(self.bank, task))
             return
         _say(f"{task.label}: {len(wanted)} {_rows(task)} to do, {size_estimate(task, wanted)}; {_how(task)}")
         with self.bank.record_run("extract", self._record(task, task.dataset, task.modality)) as run:
@@ -219,15 +219,18 @@ def _looking_at(dataset: str) -> Callable[[int, int], None]:
     return show
 
 
-def _all(bank: Bank, task: Task) -> str:
-    """``all 960 clips of ntu/depth have``, for the message that there is nothing to do."""
+def _nothing_to_do(bank: Bank, task: Task) -> str:
+    """Why there is nothing to do: everything is there, or no clip fits the condition."""
     clips = bank.sql(
         "SELECT count(*) AS n FROM (SELECT * FROM clips WHERE dataset = $dataset) JOIN media USING"
         f" (dataset, clip_id) WHERE modality = $modality AND ({task.where or 'true'})",
         {"dataset": task.dataset, "modality": task.modality},
     )["n"][0].as_py()
-    views = f" {task.views} views of" if task.views > 1 else ""
-    return f"all {clips} clips of {task.dataset}/{task.modality} have{views}"
+    if not clips:
+        return f"nothing to do: no clip of {task.dataset}/{task.modality} fits --where {task.where!r}"
+    views = f"{task.views} views of " if task.views > 1 else ""
+    all_of_them = f"all {clips} clips of {task.dataset}/{task.modality} have {views}{task.spec.name}"
+    return f"nothing is missing: {all_of_them} ({', '.join(task.fields)})"
 
 
 def _rows(task: Task) -> str:

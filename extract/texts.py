@@ -16,7 +16,7 @@ from store.runs import Run
 from store.spec import FeatureSpec, FieldSpec
 from store.tables import TEXT, TEXTS
 
-_CHUNK_TEXTS = 1024  # sorted by length, so that each chunk fills few padded lengths
+_CHUNK_TEXTS = 256  # sorted by length, so that each chunk fills few padded lengths
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,19 @@ def test_the_root_is_needed_once(corpus, tmp_path, complaint, here):
     assert out.startswith("nothing is missing: all 12 clips of toy/rgb have patches@")
 
 
+def test_a_config_file_gives_what_the_command_line_does_not(corpus, tmp_path, here, complaint):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        yaml.safe_dump({"dataset": str(corpus), "modality": "rgb", "frames": 2, "fields": "cls"})
+    )
+    out, _ = here("--config", recipe, "--bank", tmp_path / "bank", "--frames", 3)
+    assert "12 clips added" in out
+    found = contents(Bank.open(tmp_path / "bank"))
+    assert {(field, len(values)) for (field, _, _), (values, _) in found.items()} == {("cls", 3)}
+    recipe.write_text(yaml.safe_dump({"dataset": str(corpus), "modalty": "rgb"}))
+    assert "modalty" in complaint("--config", recipe, "--bank", tmp_path / "bank")
+
+
 def test_without_modality_everything_that_the_yaml_lists_and_register_only_nothing(corpus, tmp_path, here):
     bank = tmp_path / "bank"
     out, _ = here("--dataset", corpus, "--bank", bank, "--register-only")

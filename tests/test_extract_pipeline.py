@@ -169,7 +169,9 @@ def test_a_replaced_file_is_extracted_again_and_only_that(tmp_path):
     assert_same(before, after)
 
 
-def test_only_the_clips_that_the_condition_names(corpus, tmp_path):
+def test_only_the_clips_that_the_condition_names(corpus, tmp_path, capsys):
+    extract(corpus, tmp_path / "bank", where="subject = 'nobody'")
+    assert "no clip of toy/rgb fits --where \"subject = 'nobody'\"" in capsys.readouterr().out
     bank = extract(corpus, tmp_path / "bank", where="subject = '1' AND label = 0")
     done = bank.sql("SELECT DISTINCT clip_id FROM clip_features ORDER BY 1")["clip_id"].to_pylist()
     truth = bank.sql("SELECT clip_id FROM clips WHERE subject = '1' AND label = 0 ORDER BY 1")[
