@@ -94,7 +94,7 @@ def test_too_many_failures_stop_the_run_with_the_commonest_error(tmp_path, capsy
     assert "stopped: " in told and "--max-failures 0.2" in told and "read, DamagedMediaError" in told
     failed, done = len(bank.failures()), len(contents(bank)) // 2
     assert 20 <= failed + done < 60 and failed > 0.2 * (failed + done)
-    bank = extract(dataset, tmp_path / "bank", check=1, request={"max_failures": 0.6})
+    bank = extract(dataset, tmp_path / "bank", check=1, request={"max_failures": 1.0})
     assert len(contents(bank)) == 2 * 30 and len(bank.failures()) == 30
 
 
