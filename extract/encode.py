@@ -124,6 +124,13 @@ class BatchEncoder:
         if self.precision == "bf16":
             torch.autocast(self.device.type, torch.bfloat16).__enter__()
 
+    @property
+    def alone_seconds(self) -> float:
+        """What encoding would have taken with the device to itself: what a stored feature saves."""
+        if self.device.type != "cpu":
+            return self.busy_seconds
+        return self.cpu_seconds / self._threads  # busy time here includes waiting for a core
+
     def add(self, key: Any, values: np.ndarray) -> Iterator[Encoded]:
         """Take one clip's prepared frames ``(T, ...)`` (copied); yields the clips that are complete by now.
 

@@ -229,7 +229,8 @@ class _Extraction:
         self._measure("clips_per_second", self.progress.clips_per_second())
         self._measure("decode_seconds", self.decode_seconds)
         self._measure("decode_cpu_seconds", self.decode_cpu_seconds)
-        self._measure("encode_seconds", self.encoder.busy_seconds)
+        self._measure("encode_seconds", self.encoder.alone_seconds)
+        self._measure("encode_busy_seconds", self.encoder.busy_seconds)
         self._measure("encode_cpu_seconds", self.encoder.cpu_seconds)
         self._measure("write_seconds", self.out.seconds)
 
