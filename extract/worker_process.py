@@ -80,6 +80,11 @@ class WorkerProcess:
         self.stage, self._clock = None, time.monotonic()
         return self.queue.popleft()
 
+    @property
+    def proven(self) -> bool:
+        """Whether it has answered a job."""
+        return self.given > len(self.queue)
+
     def has_room(self, depth: int) -> bool:
         """Whether it can take another job with no more than ``depth`` waiting."""
         return bool(self.free) and len(self.queue) < depth

@@ -7,6 +7,7 @@ inside a job and its clock measures decoding alone.
 
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _QUEUE_SECONDS = (
     1.0  # of decoding that may wait at one worker: enough to bridge a batch, too little to skew the end
 )
 _QUEUE_BYTES = 512 << 20  # of prepared frames that all workers together may hold
+_FIRST_WORKERS = 4  # started at once; more (each takes 0.3 GB with torch) only if the caller has to wait
+_STARVING_SECONDS = 0.01  # of waiting for a clip that count as that
 _START_ATTEMPTS = 3  # workers in a row that may die before their first clip
 
 
@@ -54,7 +57,7 @@ class DecodePool:
     """Decodes clips in ``workers`` processes; use as a context manager and iterate over :meth:`decode`.
 
     Args:
-        workers: Number of processes.
+        workers: Most processes; fewer run while the caller is the slower side.
         timeout_seconds: A clip that takes longer is killed and fails.
         recycle_after: Clips after which a worker is replaced (native decoders leak).
         slots: Most jobs that one worker may hold, results that were not yet taken included.
@@ -67,6 +70,7 @@ class DecodePool:
     ):
         self.timeout_seconds = timeout_seconds
         self._count, self._recycle_after, self._slots = max(1, workers), recycle_after, max(1, slots)
+        self._staff = min(self._count, _FIRST_WORKERS)
         self._workers: list[WorkerProcess] = []
         self._again: deque[DecodeJob] = deque()  # jobs whose worker died while they waited
         self._clip_seconds = self._clip_bytes = 0.0  # running mean, running maximum
@@ -127,7 +131,7 @@ class DecodePool:
 
     def _has_room(self, depth: int) -> bool:
         staff = [worker for worker in self._workers if not worker.retiring]
-        return len(staff) < self._count or any(worker.has_room(depth) for worker in staff)
+        return len(staff) < self._staff or any(worker.has_room(depth) for worker in staff)
 
     def _least_loaded(self, depth: int) -> WorkerProcess:
         """An idle worker, else a new one while there are too few, else the one with the shortest queue."""
@@ -135,7 +139,7 @@ class DecodePool:
         best = min(
             (worker for worker in staff if worker.has_room(depth)), key=lambda it: len(it.queue), default=None
         )
-        if best is None or (best.queue and len(staff) < self._count):
+        if best is None or (best.queue and len(staff) < self._staff):
             best = WorkerProcess(self._slots)
             self._workers.append(best)
         return best
@@ -150,7 +154,11 @@ class DecodePool:
         """Wait a moment for messages, then look for workers that died or overran their time."""
         by_connection = {worker.connection: worker for worker in self._workers}
         events: list[Decoded | DecodeFailure] = []
-        for connection in wait(list(by_connection), _TICK_SECONDS):
+        began = time.monotonic()
+        ready = wait(list(by_connection), _TICK_SECONDS)
+        if time.monotonic() - began > _STARVING_SECONDS and all(worker.proven for worker in self._workers):
+            self._staff = min(self._staff + 1, self._count)
+        for connection in ready:
             worker = by_connection[connection]  # type: ignore[index]
             try:
                 while worker.connection.poll():

@@ -53,7 +53,7 @@ class Misbehaving:
         if act == "raise":
             raise ValueError(f"{path}: no frames; the file is empty")
         if act == "slow":
-            time.sleep(0.05)
+            time.sleep(0.2)
         value = int(Path(path).name.split("-")[1])
         values = np.full((options.get("frames", 3), 4, 5), value, np.float32)
         if start_seconds is not None:
@@ -120,7 +120,7 @@ def test_report_carries_times_and_frame_counts():
         (event,) = [event for event in pool.decode(jobs(["slow-1"])) if event]
     assert event.report.times_seconds.tolist() == [0.0, 0.5, 1.0]
     assert (event.report.declared_frames, event.report.decoded_frames) == (4, 3)
-    assert event.report.read_seconds >= 0.05
+    assert event.report.read_seconds >= 0.2
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,21 @@ def test_workers_are_recycled():
     for array in values.values():
         by_process[array[0, 0, -1]] = by_process.get(array[0, 0, -1], 0) + 1
     assert list(by_process.values()) == [5, 5, 5, 5]
+
+
+def test_more_workers_start_only_if_the_caller_has_to_wait():
+    def processes(name, pause_seconds):
+        found = set()
+        with DecodePool(7) as pool:
+            for event in pool.decode(jobs([f"{name}-{i}" for i in range(60)])):
+                if isinstance(event, Decoded):
+                    found.add(event.values[0, 0, -1])
+                    event.release()
+                    time.sleep(pause_seconds)
+        return len(found)
+
+    assert processes("ok", 0.03) <= 4
+    assert processes("slow", 0.0) > 4
 
 
 def test_prepare_may_change_between_runs_of_one_pool():
