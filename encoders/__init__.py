@@ -35,7 +35,7 @@ def load_encoder(
             so); None takes the installed package's weights.
         device: ``cpu``, ``cuda``, ``cuda:1``...
         modality: What it will be fed; a camera view's suffix (``ir.ceiling``) is ignored.
-        **options: Further arguments of the encoder's class.
+        **options: Further arguments of the encoder's class (``preset``, ``allow_partial``, ``persons``...).
 
     Raises:
         EncoderError: Unknown name, modality or option, or weights that are not there.
@@ -55,6 +55,8 @@ def load_encoder(
         raise EncoderError(
             f"encoders: {name} does not encode {modality!r}; it takes: {', '.join(factory.modalities)}"
         )
+    if hasattr(factory, "architectures"):  # a family of several names
+        options["name"] = name
     try:
         return factory(weights=weights, device=device, modality=base, **options)
     except TypeError as error:

@@ -18,6 +18,7 @@ from torch import nn
 from encoders.errors import WeightsError
 from encoders.preprocess import ImagePreprocess
 from encoders.protocols import Field
+from encoders.tokens import token_fields
 from encoders.weights import RANDOM, digest
 
 DIM = 1280
@@ -34,7 +35,7 @@ class EfficientNetLite0:
     revision = 1
     unit: Literal["frame", "clip"] = "frame"
     sampling = {"frames": 12}
-    fields = {"cls": Field("cls", 1, DIM), "tokens": Field("tokens", GRID * GRID, DIM)}
+    fields = {"cls": Field("cls", 1, DIM), **token_fields(GRID * GRID, DIM, (GRID, GRID))}
     default_fields = ("cls",)
     tolerates_bf16 = True
     preprocess = ImagePreprocess(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)

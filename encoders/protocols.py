@@ -26,12 +26,17 @@ class Field:
         dim: D, fixed.
         per_clip: One ``(1, N, D)`` row a clip. Where the encoder works on single frames, extraction averages
             over the clip's frames in float32.
+        source: The field that this one is pooled from (:mod:`encoders.tokens`); None for those that
+            ``encode`` returns itself.
+        grid: Rows and columns of the source's tokens, where they have such an order.
     """
 
     name: str
     tokens: int
     dim: int
     per_clip: bool = False
+    source: str | None = None
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,11 @@ class Encoder(Protocol):
         ...
 
     def encode(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """``(B, T, ...)`` prepared media -> ``{field: (B, T or 1, N, D)}`` float32, on its device."""
+        """``(B, T, ...)`` prepared media -> ``{field: (B, T', N, D)}`` float32, on its device.
+
+        T' is the encoder's own number of time steps (1 for per-clip fields). Fields with a ``source`` are
+        left out: :func:`encoders.tokens.field_values` makes them.
+        """
         ...
 
 

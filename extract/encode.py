@@ -23,6 +23,7 @@ import torch
 
 from encoders.errors import WeightsError
 from encoders.protocols import Encoder
+from encoders.tokens import field_values
 from store.errors import FrameBankError
 
 _PENDING_BYTES = 256 << 20  # of clips that wait in buckets for others of their shape
@@ -205,7 +206,7 @@ class BatchEncoder:
         with torch.inference_mode():
             values = torch.from_numpy(batch.values[: batch.filled]).to(self.device, non_blocking=True)
             outputs = self.encoder.encode(values[:, None] if self.encoder.unit == "frame" else values)
-            kept = {name: outputs[name].float().cpu().numpy() for name in self.fields}
+            kept = {name: field_values(one, outputs).cpu().numpy() for name, one in self.fields.items()}
         return _Computed(kept, time.perf_counter() - wall, time.thread_time() - cpu)
 
     def _land(self) -> Iterator[Encoded]:
