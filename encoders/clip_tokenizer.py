@@ -1,8 +1,8 @@
 """CLIP's tokenizer, for checkpoints that bring none: OpenAI's archives, CLIP-ViP's and LaViLa's files.
 
-Source: Radford et al., CLIP (ICML 2021): byte-pair encoding of lower-cased text, 49,408 tokens; the merges
-are those of github.com/openai/CLIP (MIT, `data/clip_merges.LICENSE.txt`). As in transformers' CLIPTokenizer, and
-unlike OpenAI's own, texts are not repaired first (ftfy) and HTML entities not resolved: both matter for
+Source: Radford et al., CLIP (ICML 2021): byte-pair encoding of lower-cased text, 49,408 tokens. Its merges
+come from github.com/openai/CLIP (MIT, `data/clip_merges.LICENSE.txt`). As in transformers' CLIPTokenizer,
+and unlike OpenAI's own, texts are not repaired first (ftfy) and HTML entities not resolved: both matter for
 scraped captions only, and a text then has the same tokens whichever file the weights came from.
 """
 
