@@ -27,6 +27,12 @@ HEADS: dict[str, str] = {
 
 LOSSES: dict[str, str] = {
     "infonce": "align.losses:InfoNCE",
+    "joint-nce": "align.joint_nce:JointNCE",
+    "mil-nce": "align.mil_nce:MILNCE",
+    "sigmoid": "align.sigmoid:Sigmoid",
+    "triplet": "align.triplet:Triplet",
+    "mse": "align.regression:MSE",
+    "kl": "align.regression:KL",
 }
 
 

@@ -1,37 +1,35 @@
-"""Contrastive losses over modality pairs: ({modality: (B, E)}, present (B, M), labels (B,)) -> scalar.
+"""InfoNCE over modality pairs: ({modality: (B, E)}, present (B, M), labels (B,)) -> scalar.
 
 InfoNCE (van den Oord et al. 2018, arXiv:1807.03748), symmetric as in CLIP (Radford et al. 2021), over any set
 of pairs; several positives a row as in SupCon's L_out (Khosla et al. 2020, arXiv:2004.11362, eq. 2).
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from align.pairs import Pair, resolve_pairs
+from align.pair_loss import PairLoss, one_of
+from align.pairs import Pair
 
-SAME = ("negative", "ignore", "positive")
 DIRECTIONS = ("both", "forward", "backward")
 MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature: beyond it a learnt temperature overflows half precision
-TEXT = "text"
 
 
 def one_way(logits: Tensor, positive: Tensor | None = None, ignore: Tensor | None = None) -> Tensor:
-    """Cross-entropy of each row against its positives: (B, B) -> scalar.
+    """Cross-entropy of each row against its positives: (B, C) -> scalar.
 
     ``mean_i  -1/|P(i)|  sum_{p in P(i)}  log( exp(l_ip) / sum_{j not ignored} exp(l_ij) )``
 
     Args:
-        logits: (B, B), already scaled; row i's own positive is column i.
-        positive: (B, B) bool, diagonal included; None means the diagonal alone.
-        ignore: (B, B) bool, diagonal excluded: neither positive nor negative.
+        logits: (B, C), C >= B, already scaled; row i's own positive is column i.
+        positive: (B, C) bool, diagonal included; None means the diagonal alone.
+        ignore: (B, C) bool, diagonal excluded: neither positive nor negative.
 
     Returns:
-        The mean over rows; log B when all logits are equal and nothing is ignored.
+        The mean over rows; log C when all logits are equal and nothing is ignored.
     """
     if ignore is not None:
         logits = logits.masked_fill(ignore, -math.inf)
@@ -49,6 +47,8 @@ def info_nce(
     positive: Tensor | None = None,
     ignore: Tensor | None = None,
     direction: str = "both",
+    dual_softmax: bool = False,
+    hard_negatives: int = 0,
 ) -> Tensor:
     """InfoNCE between two modalities of the same B clips; row i of one belongs to row i of the other.
 
@@ -60,37 +60,43 @@ def info_nce(
         ignore: Likewise.
         direction: ``forward``: each row of ``first`` looks for its partner in ``second``; ``backward``: the
             other way; ``both``: the mean of the two.
+        dual_softmax: See :class:`InfoNCE`.
+        hard_negatives: Likewise.
 
     Returns:
         Scalar; log B when the embeddings have collapsed into one point.
     """
     logits = scale * first @ second.T
-    forward, backward = logits, logits.T
-
-    def turned(mask: Tensor | None) -> Tensor | None:
-        return None if mask is None else mask.T
-
     losses = []
-    if direction != "backward":
-        losses.append(one_way(forward, positive, ignore))
-    if direction != "forward":
-        losses.append(one_way(backward, turned(positive), turned(ignore)))
+    for way, turn in (("forward", False), ("backward", True)):
+        if direction not in ("both", way):
+            continue
+        scores, wanted, left_out = (
+            value.T if turn and value is not None else value for value in (logits, positive, ignore)
+        )
+        assert scores is not None
+        if dual_softmax:
+            scores = scores * _softmax_of_columns(scores, left_out)
+        if hard_negatives:
+            left_out = _all_but_hardest(scores, hard_negatives, wanted, left_out)
+        losses.append(one_way(scores, wanted, left_out))
     return torch.stack(losses).mean()
 
 
-class InfoNCE(nn.Module):
+class InfoNCE(PairLoss):
     """Weighted mean of :func:`info_nce` over modality pairs; pairs that a clip lacks leave it out.
 
     Args:
-        pairs: ``all``, ``anchor`` (the first modality with each other), ``anchor:<name>``, or listed pairs
-            with weights (see :func:`align.pairs.resolve_pairs`).
+        pairs: See :class:`align.pair_loss.PairLoss`.
         temperature: Fixed, or where learning starts. CMVRA: 0.1, fixed.
         learn_temperature: One scale for all pairs, learnt as log(1 / temperature), at most ``MAX_SCALE``.
         direction: ``both``, ``forward`` or ``backward`` (:func:`info_nce`).
-        same_label: What another clip of the same class is: ``negative`` (labels unused), ``ignore``, or
-            ``positive`` (supervised).
-        same_text: The same for pairs with the text modality, when two clips drew the same text (or prompts of
-            the same class). ``ignore`` by default: to push a text off a clip it describes teaches nothing.
+        same_label: See :class:`align.pair_loss.PairLoss`.
+        same_text: Likewise.
+        dual_softmax: Multiply each logit by its share among the rows that compete for the same column (DSL,
+            Cheng et al. 2021, arXiv:2109.04290): a pair counts fully only where both directions agree. The
+            loss with which CLIP-ViP is fine-tuned.
+        hard_negatives: Keep only so many highest-scoring negatives of each row; 0: all.
     """
 
     def __init__(
@@ -101,33 +107,20 @@ class InfoNCE(nn.Module):
         direction: str = "both",
         same_label: str = "negative",
         same_text: str = "ignore",
+        dual_softmax: bool = False,
+        hard_negatives: int = 0,
     ):
-        super().__init__()
-        _check("same_label", same_label, SAME)
-        _check("same_text", same_text, SAME)
-        _check("direction", direction, DIRECTIONS)
-        if not temperature > 0:
-            raise ValueError(
-                f"temperature: {temperature} is not above 0; CMVRA uses 0.1, CLIP starts at 0.07"
-            )
-        self.pairs, self.direction = pairs, direction
-        self.same_label, self.same_text = same_label, same_text
-        log_scale = torch.tensor(math.log(1 / temperature))
-        self.log_scale: Tensor
-        if learn_temperature:
-            self.log_scale = nn.Parameter(log_scale)
-        else:
-            self.register_buffer("log_scale", log_scale, persistent=False)
+        super().__init__(pairs, same_label, same_text)
+        one_of("direction", direction, DIRECTIONS)
+        if hard_negatives < 0:
+            raise ValueError(f"hard_negatives: {hard_negatives} is negative; 0 keeps all of them")
+        self.direction, self.dual_softmax, self.hard_negatives = direction, dual_softmax, hard_negatives
+        self.log_scale = log_scale(self, temperature, learn_temperature)
 
     @property
     def temperature(self) -> float:
         """The temperature now."""
         return math.exp(-float(self.log_scale.detach()))
-
-    @property
-    def uses_labels(self) -> bool:
-        """Whether class labels shape the loss (a report must say so)."""
-        return self.same_label != "negative"
 
     def after_step(self) -> None:
         """Keep a learnt scale within its bound; call it after each optimiser step, as CLIP does."""
@@ -136,84 +129,40 @@ class InfoNCE(nn.Module):
         with torch.no_grad():
             self.log_scale.clamp_(max=math.log(MAX_SCALE))
 
-    def forward(
-        self,
-        embeddings: Mapping[str, Tensor],
-        present: Tensor | None = None,
-        labels: Tensor | None = None,
-        texts: Tensor | None = None,
-    ) -> Tensor:
-        """The loss of one batch.
-
-        Args:
-            embeddings: Modality -> (B, E) unit rows; all modalities in the same clip order.
-            present: (B, M) bool in the order of ``embeddings``; None: nothing is missing.
-            labels: (B,) int64, -1 = unknown; needed unless ``same_label`` is ``negative``.
-            texts: (B,) int64, equal where two clips drew texts that mean the same, -1 = none.
-
-        Returns:
-            Scalar: sum of weight x loss over the pairs with at least two clips, divided by the sum of
-            their weights; 0 (still differentiable) if no pair has.
-        """
-        names = list(embeddings)
-        total, weights = sum(value.sum() for value in embeddings.values()) * 0.0, 0.0
-        for first, second, weight in resolve_pairs(self.pairs, names):
-            rows = _rows(present, names.index(first), names.index(second))
-            value = self._pair(embeddings, first, second, rows, labels, texts)
-            if value is not None:
-                total, weights = total + weight * value, weights + weight
-        return cast(Tensor, total / weights if weights else total)
-
-    def _pair(
-        self,
-        embeddings: Mapping[str, Tensor],
-        first: str,
-        second: str,
-        rows: Tensor | None,
-        labels: Tensor | None,
-        texts: Tensor | None,
-    ) -> Tensor | None:
-        a, b = embeddings[first], embeddings[second]
-        text_ids = texts if TEXT in (first, second) else None
-        if rows is not None:
-            a, b = a[rows], b[rows]
-            labels = labels[rows] if labels is not None else None
-            text_ids = text_ids[rows] if text_ids is not None else None
-        if len(a) < 2:
-            return None
-        positive, ignore = self._same(labels, text_ids, len(a))
-        return info_nce(a, b, self.log_scale.exp(), positive, ignore, self.direction)
-
-    def _same(
-        self, labels: Tensor | None, texts: Tensor | None, B: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """(positive, ignore) masks of a pair, None where they would change nothing."""
-        if labels is None and self.uses_labels:
-            raise ValueError(f"same_label={self.same_label!r} needs labels, but the batch has none")
-        rules = ((labels, self.same_label), (texts, self.same_text))
-        known = [(ids, rule) for ids, rule in rules if ids is not None and rule != "negative"]
-        if not known:
-            return None, None
-        positive = torch.eye(B, dtype=torch.bool, device=known[0][0].device)
-        ignore = torch.zeros_like(positive)
-        for ids, rule in known:
-            same = (ids[:, None] == ids[None]) & (ids >= 0)[:, None]
-            if rule == "positive":
-                positive = positive | same
-            else:
-                ignore = ignore | same
-        only_own = all(rule == "ignore" for _, rule in known)
-        return None if only_own else positive, ignore & ~positive
+    def pair(self, first: Tensor, second: Tensor, positive: Tensor | None, ignore: Tensor | None) -> Tensor:
+        """See :func:`info_nce`."""
+        scale = self.log_scale.exp()
+        return info_nce(
+            first, second, scale, positive, ignore, self.direction, self.dual_softmax, self.hard_negatives
+        )
 
 
-def _rows(present: Tensor | None, first: int, second: int) -> Tensor | None:
-    """Indices of the clips that have both modalities; None if all have."""
-    if present is None:
-        return None
-    both = present[:, first] & present[:, second]
-    return None if bool(both.all()) else both.nonzero()[:, 0]
+def log_scale(owner: nn.Module, temperature: float, learn: bool) -> Tensor:
+    """log(1 / temperature) as the owner's parameter or constant ``log_scale``.
+
+    Raises:
+        ValueError: For a temperature that is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature: {temperature} is not above 0; CMVRA uses 0.1, CLIP starts at 0.07")
+    value = torch.tensor(math.log(1 / temperature))
+    if learn:
+        return nn.Parameter(value)
+    owner.register_buffer("log_scale", value, persistent=False)
+    return value
 
 
-def _check(option: str, value: str, accepted: Sequence[str]) -> None:
-    if value not in accepted:
-        raise ValueError(f"{option}: {value!r} is unknown; accepted: {', '.join(accepted)}")
+def _softmax_of_columns(logits: Tensor, ignore: Tensor | None) -> Tensor:
+    """Each logit's share of its column."""
+    return functional.softmax(logits if ignore is None else logits.masked_fill(ignore, -math.inf), 0)
+
+
+def _all_but_hardest(logits: Tensor, count: int, positive: Tensor | None, ignore: Tensor | None) -> Tensor:
+    """(B, B) bool: what is neither positive nor among a row's ``count`` highest negatives."""
+    if positive is None:
+        positive = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    out = positive if ignore is None else positive | ignore
+    scores = logits.detach().masked_fill(out, -math.inf)
+    hardest = scores.topk(min(count, logits.shape[1]), 1).indices
+    kept = torch.zeros_like(positive).scatter_(1, hardest, True) & ~out
+    return ~(kept | positive)
