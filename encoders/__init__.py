@@ -34,7 +34,8 @@ def load_encoder(
         weights: A local file or folder, a hub id, or ``random`` (tests only: the encoder's name then says
             so); None takes the installed package's weights.
         device: ``cpu``, ``cuda``, ``cuda:1``...
-        modality: What it will be fed; a camera view's suffix (``ir.ceiling``) is ignored.
+        modality: What it will be fed; a camera view's suffix (``ir.ceiling``) is ignored. ``rgb+depth``: both
+            at once.
         **options: Further arguments of the encoder's class (``preset``, ``allow_partial``, ``persons``...).
 
     Raises:
@@ -50,7 +51,7 @@ def load_encoder(
         )
     module, attribute = ENCODERS[name].split(":")
     factory = getattr(import_module(module), attribute)
-    base = modality.split(".")[0] if modality else None
+    base = base_modality(modality) if modality else None
     if base is not None and base not in factory.modalities:
         raise EncoderError(
             f"encoders: {name} does not encode {modality!r}; it takes: {', '.join(factory.modalities)}"
@@ -63,9 +64,14 @@ def load_encoder(
         raise EncoderError(f"encoders: {name}: {error}; see the arguments of {ENCODERS[name]}") from error
 
 
+def base_modality(modality: str) -> str:
+    """``ir.ceiling`` -> ``ir``, ``rgb.left+depth.left`` -> ``rgb+depth``: what encoders are chosen by."""
+    return "+".join(part.split(".")[0] for part in modality.split("+"))
+
+
 def encoders_for(modality: str) -> list[str]:
     """The names of the encoders that take a modality (``ir.ceiling`` counts as ``ir``)."""
-    base = modality.split(".")[0]
+    base = base_modality(modality)
     found = []
     for name, target in ENCODERS.items():
         module, attribute = target.split(":")

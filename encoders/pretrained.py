@@ -68,6 +68,7 @@ class Pretrained:
     revision = 1
     unit: Literal["frame", "clip"] = "clip"
     sampling: Mapping[str, Any] = {"frames": 12}
+    frames_per_step = 1  # see encoders.protocols.Encoder
     fields: Mapping[str, Field]
     default_fields: tuple[str, ...]
     tolerates_bf16 = True

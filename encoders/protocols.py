@@ -54,9 +54,12 @@ class Prepare(Protocol):
     """The weightless part of preprocessing, run in the decode workers; it must pickle."""
 
     def __call__(
-        self, values: np.ndarray, modality: str, crop: CropBox | None, times_seconds: np.ndarray
+        self, values: Any, modality: str, crop: CropBox | None, times_seconds: np.ndarray
     ) -> np.ndarray:
-        """One clip's media ``(T, ...)`` -> what ``encode`` takes, without the batch axis ``(T, ...)``."""
+        """One clip's media ``(T, ...)`` -> what ``encode`` takes, without the batch axis ``(T, ...)``.
+
+        An encoder of several modalities at once (``rgb+depth``) gets ``{modality: (T, ...)}`` as ``values``.
+        """
         ...
 
 
@@ -76,6 +79,9 @@ class Encoder(Protocol):
         space: JSON-able identity (name, revision, weights digest, preprocessing): equal spaces, equal
             features.
         tolerates_bf16: Whether precision ``auto`` may use bfloat16 autocast.
+        frames_per_step: Optional, 1 if absent: the prepared frames that one of the T' output steps covers (2
+            for tubelets of two frames, 16 for windows of sixteen). T' = ceil(T / frames_per_step), or floor
+            where a rest is dropped: the times and the size estimate of a feature rest on it.
     """
 
     name: str
