@@ -1,4 +1,4 @@
-"""`python -m evaluate probe | retrieve | zero-shot | search | report`."""
+"""`python -m evaluate probe | knn | retrieve | zero-shot | search | report`."""
 
 from store.cli import Command, run  # first: it sets what torch reads when it is loaded
 
@@ -6,6 +6,7 @@ from store.cli import Command, run  # first: it sets what torch reads when it is
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line (``sys.argv`` if None), run the command, and exit."""
     from encoders.errors import EncoderError
+    from evaluate.knn import knn
     from evaluate.probe import probe
     from evaluate.report import report
     from evaluate.retrieve import retrieve
@@ -14,6 +15,7 @@ def main(argv: list[str] | None = None) -> None:
 
     commands: dict[str, Command] = {
         "probe": probe,
+        "knn": knn,
         "retrieve": retrieve,
         "zero-shot": zero_shot,
         "search": search,

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from store.bank import Bank
 
 MOST_RUNS = 200
-IDENTITY = ("modality", "query", "gallery", "by", "prompt_set")  # what, of a metric's detail, names a row
+# What, of a metric's detail, names a row.
+IDENTITY = ("modality", "among", "neighbours", "query", "gallery", "by", "prompt_set")
 
 Row = dict[str, Any]
 
@@ -83,7 +84,7 @@ def source_tags(detail: Mapping[str, Any]) -> str:
 
 
 def _classification_table(rows: Sequence[Row]) -> str:
-    """Rows of probe or zero-shot: accuracy with its interval, the other metrics beside it."""
+    """Rows of probe, knn or zero-shot: accuracy with its interval, the other metrics beside it."""
     head = [
         Cell("modality"), Cell("features"), Cell("accuracy %", number=True), Cell("95 %", number=True),
         Cell(""), Cell("balanced %", number=True), Cell("chance %", number=True), Cell("n", number=True),
@@ -93,10 +94,12 @@ def _classification_table(rows: Sequence[Row]) -> str:
 
 def _classification_row(main: Row, others: Mapping[str, Row]) -> list[Cell]:
     detail = main["detail"]
-    prompt = f" <small>{escape(detail['prompt_set'])}</small>" if detail.get("prompt_set") else ""
+    among = detail.get("among", detail["modality"])
+    how = detail.get("prompt_set") or (f"among {among}" if among != detail["modality"] else "")
+    note = f" <small>{escape(how)}</small>" if how else ""
     features = _short(detail.get("features", "")).removesuffix(" aligned")
     return [
-        Cell(html=escape(detail["modality"]) + prompt),
+        Cell(html=escape(detail["modality"]) + note),
         Cell(html=f'<span class="mono">{escape(features)}</span>'),
         *_share_cells(main),
         Cell(_percent(others.get("balanced_accuracy")), number=True),
@@ -214,6 +217,7 @@ def _comparison_row(task: str, found: Mapping[str, Row], methods: Sequence[str])
 
 _TABLES = {
     "evaluate probe": _classification_table,
+    "evaluate knn": _classification_table,
     "evaluate zero-shot": _classification_table,
     "evaluate retrieve": _retrieval_table,
 }

@@ -12,6 +12,7 @@ import yaml
 from evaluate_bank import aligned_bank, metrics_of, trained
 
 from evaluate.__main__ import main
+from evaluate.knn import knn
 from evaluate.probe import probe
 from evaluate.report import report
 from evaluate.retrieve import retrieve
@@ -19,7 +20,7 @@ from evaluate.search import search
 from evaluate.zero_shot import zero_shot
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("probe", "retrieve", "zero-shot", "search", "report")
+COMMANDS = ("probe", "knn", "retrieve", "zero-shot", "search", "report")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_every_command_explains_itself(capsys, name) -> None:
         assert option in out
 
 
-@pytest.mark.parametrize("function", [probe, retrieve, zero_shot, search, report])
+@pytest.mark.parametrize("function", [probe, knn, retrieve, zero_shot, search, report])
 def test_every_parameter_is_documented(function) -> None:
     described = set(re.findall(r"^    (\w+): ", inspect.getdoc(function), re.MULTILINE))
     assert described == set(inspect.signature(function).parameters)
