@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +19,11 @@ from extract.encode import BatchEncoder, Encoded
 from extract.progress import Progress
 from extract.readings import Readings
 from extract.rivals import Rivals
+from extract.steps import StepsError, frames_per_step, step_times
 from extract.task import Limits, Outcome, Task
 from extract.views import View, views_of
 from extract.wanted import Plan, Wanted
-from extract.worker import DecodeJob
+from extract.worker import DecodeJob, Medium
 from extract.workers import Decoded, DecodeFailure, DecodePool
 from extract.writing import WriterThread
 from store.bank import Bank
@@ -86,6 +88,7 @@ class _Extraction:
         self.decode_seconds = self.decode_cpu_seconds = 0.0
         self.cut_short = 0
         self.notes: dict[str, int] = {}
+        self.steps_width = frames_per_step(task.encoder)
         self.readings = Readings(bank, task.dataset, task.modality)
         owner = FeatureSet(task.dataset, task.modality, task.spec)
         self.rivals = Rivals(bank, owner, task.fields, task.views, run.id)
@@ -139,10 +142,17 @@ class _Extraction:
                 view.crop,
                 view.window,
                 self._thumbnail(one),
+                tuple(self._beside(row) for row in one.media.get("beside", ())),
             )
 
+    def _beside(self, row: dict[str, Any]) -> Medium:
+        """A further file of the clip, for encoders of several modalities."""
+        path, options = str(self.task.root / row["path"]), json.loads(row["options"] or "{}")
+        span = row["start_seconds"], row["end_seconds"]
+        return Medium(row["modality"], path, row["reader"], options, *span)
+
     def _thumbnail(self, one: Wanted) -> Path | None:
-        if one.view:
+        if one.view or "+" in self.task.modality:
             return None
         return thumbnail_path(self.bank.path, self.task.dataset, self.task.modality, one.item_id)
 
@@ -184,9 +194,15 @@ class _Extraction:
             if encoded.error is not None:
                 self._fail(encoded.key, "encode", encoded.error)
                 continue
-            one = self.flying.pop(encoded.key)
+            one = self.flying[encoded.key]
             fields = {name: encoded.fields[name] for name in one.fields}
-            times = _step_times(self.times.pop(encoded.key), fields)
+            steps = max(len(values) for values in fields.values())
+            try:
+                times = step_times(self.times.pop(encoded.key), steps, self.steps_width)
+            except StepsError as error:
+                self._fail(encoded.key, "encode", f"StepsError: {self.task.encoder.name}: {error}")
+                continue
+            del self.flying[encoded.key]
             self.out.add(one.item_id, one.view, fields, times, one.media["media_key"])
 
     def _fail(self, index: int, stage: str, error: str) -> None:
@@ -238,11 +254,3 @@ class _Extraction:
         task = self.task
         labels = {"dataset": task.dataset, "modality": task.modality, "feature_set": task.spec.name}
         self.run.metric(f"extract/{name}", value, self.out.added, low=None, high=None, **labels)
-
-
-def _step_times(times_seconds: np.ndarray, fields: dict[str, np.ndarray]) -> np.ndarray:
-    """The times of the encoder's steps: the frames' own, or the means of the frames that a step covers."""
-    steps = max(len(values) for values in fields.values())
-    if steps in (1, len(times_seconds)):
-        return times_seconds
-    return np.array([part.mean() for part in np.array_split(times_seconds, steps)], np.float32)

@@ -20,7 +20,12 @@ class Readings:
         self._lock = threading.Lock()
 
     def add(self, clip_id: str, media_key: str | None, job: DecodeJob, report: Report) -> bool:
-        """Note one clip; returns whether a portion is full, and :meth:`record` due."""
+        """Note one clip; returns whether a portion is full, and :meth:`record` due.
+
+        Of files that are read together (``rgb+depth``) nothing is noted: each has a modality of its own.
+        """
+        if job.beside:
+            return False
         height, width = report.size or (None, None)
         declared, fps = report.declared_frames, report.fps
         row: dict[str, object] = {

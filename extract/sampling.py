@@ -3,10 +3,16 @@
 CMVRA takes ``linspace(0, N_rgb - 2, n)`` of the RGB file's *indices* for every modality; a stream with
 twice the frames is then seen for the first half of the clip only. Here the grid is in seconds and each
 stream maps it to its own frames by their timestamps.
+
+Who must match CMVRA's choice has the rule ``cmvra``: the same formula over the N of each stream itself. Where
+all streams have equally many frames (NTU RGB+D) that is what the original reads; where they do not
+(Drive&Act's infrared has twice the frames), the original's frames are of another moment than RGB's, which is
+a mistake that nobody needs to repeat.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +20,8 @@ import numpy as np
 from store.errors import FrameBankError
 
 WHERE = "sampling"
+CMVRA = "cmvra"
+RULES = (CMVRA,)
 
 
 class SamplingError(FrameBankError, ValueError):
@@ -30,11 +38,14 @@ class Sampling:
         fps: A rate in Hz: one frame at the middle of every 1/fps seconds (at least one).
         max_frames: More frames than this (of ``"all"`` or ``fps``) are thinned out evenly over the
             whole span; the end of a long clip is never cut off.
+        rule: Another way to choose a count of frames. ``cmvra``: from the first frame to the last but one,
+            ``int(linspace(0, N - 2, n))`` of the N frames in the span.
     """
 
     frames: int | Literal["all"] | None = None
     fps: float | None = None
     max_frames: int | None = None
+    rule: str | None = None
 
     def __post_init__(self) -> None:
         if (self.frames is None) == (self.fps is None):
@@ -49,6 +60,10 @@ class Sampling:
             raise SamplingError(f"{WHERE}: fps={self.fps!r}; a rate above 0 Hz is accepted")
         if self.max_frames is not None and not _is_count(self.max_frames):
             raise SamplingError(f"{WHERE}: max_frames={self.max_frames!r}; a count of at least 1 is accepted")
+        if self.rule is not None and self.rule not in RULES:
+            raise SamplingError(f"{WHERE}: rule={self.rule!r}; accepted are: {', '.join(RULES)}")
+        if self.rule is not None and not _is_count(self.frames):
+            raise SamplingError(f"{WHERE}: rule={self.rule!r} chooses a count of frames; give frames: N too")
 
     @classmethod
     def parse(cls, value: "Sampling | Mapping[str, Any] | int | str") -> "Sampling":
@@ -61,11 +76,10 @@ class Sampling:
             return value
         if not isinstance(value, Mapping):
             return cls(frames=value)  # type: ignore[arg-type]  # __post_init__ judges it
-        unknown = sorted(set(value) - {"frames", "fps", "max_frames"})
+        known = [one.name for one in dataclass_fields(cls)]
+        unknown = sorted(set(value) - set(known))
         if unknown:
-            raise SamplingError(
-                f"{WHERE}: unknown key {unknown[0]!r}; frames, fps and max_frames are accepted"
-            )
+            raise SamplingError(f"{WHERE}: unknown key {unknown[0]!r}; accepted are {', '.join(known)}")
         return cls(**value)
 
     def key(self) -> dict[str, Any]:
@@ -76,7 +90,8 @@ class Sampling:
         """
         if self.fps is not None:
             return {"fps": float(self.fps), **self._cap()}
-        return {"frames": self.frames, **(self._cap() if self.frames == "all" else {})}
+        rule = {} if self.rule is None else {"rule": self.rule}
+        return {"frames": self.frames, **(self._cap() if self.frames == "all" else rule)}
 
     def _cap(self) -> dict[str, int]:
         return {} if self.max_frames is None else {"max_frames": self.max_frames}
@@ -99,8 +114,10 @@ class Sampling:
         """The grid (T,) float64 of seconds at which frames are wanted, inside [start, end).
 
         Raises:
-            SamplingError: If the span is empty or not finite, or for ``"all"``.
+            SamplingError: If the span is empty or not finite, or for ``"all"`` or a rule, which go by frames.
         """
+        if self.rule is not None:
+            raise SamplingError(f"{WHERE}: rule={self.rule!r} has no grid in seconds; ask frame_indices()")
         span = _span(start_seconds, end_seconds)
         count = self.count(span)
         # A rate leaves a rest shorter than 1/fps at the end; a capped rate and a count cover the span evenly.
@@ -170,6 +187,10 @@ def frame_indices(
         )
     if sampling.frames == "all":
         return _thin(_frames_within(timestamps, start, end), sampling.max_frames)
+    if sampling.rule == CMVRA:
+        assert isinstance(sampling.frames, int)  # a rule chooses a count
+        within = _frames_within(timestamps, start, end)
+        return within[np.linspace(0, max(len(within) - 2, 0), sampling.frames).astype(np.int64)]
     return _shown_at(timestamps, sampling.times(start, end))
 
 

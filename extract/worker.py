@@ -23,12 +23,26 @@ import numpy as np
 
 from extract.memory import keep_freed_memory
 from extract.shared_buffer import SharedBuffer
+from extract.steps import prepared_times
 
 if TYPE_CHECKING:
     from encoders.protocols import CropBox, Prepare
+    from extract.readers import Frames
     from extract.sampling import Sampling
 
 _PR_SET_PDEATHSIG = 1  # prctl(2): the signal that the kernel sends us when our parent dies
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One file of a clip: its modality, how it is read, and the clip's span in it."""
+
+    modality: str
+    path: str
+    reader: str
+    options: dict[str, Any] = field(default_factory=dict)
+    start_seconds: float | None = None
+    end_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class DecodeJob:
 
     ``window`` is a view's relative time window (0..1 of the clip's span). ``prepare`` None stands for the one
     sent with an earlier job (the pool sends it once per worker). ``thumbnail`` is the base path of the clip's
-    thumbnail files, or None for none.
+    thumbnail files, or None for none. ``beside`` are the further files of a modality like ``rgb+depth``.
     """
 
     index: int
@@ -52,6 +66,13 @@ class DecodeJob:
     crop: "CropBox | None" = None
     window: tuple[float, float] | None = None
     thumbnail: Path | None = None
+    beside: tuple[Medium, ...] = ()
+
+    def media(self) -> tuple[Medium, ...]:
+        """The files to read, in the order of the modality's parts."""
+        first = self.modality.split("+")[0]
+        span = self.start_seconds, self.end_seconds
+        return (Medium(first, self.path, self.reader, self.options, *span), *self.beside)
 
 
 PICTURES = ("rgb", "ir", "depth")  # modalities whose frames have a height and a width
@@ -113,12 +134,14 @@ def _answer(job: DecodeJob, prepare: Any, slot: SharedBuffer, stages: _Stages) -
     """Read, prepare and hand over one clip."""
     stages.enter("start")
     cpu_start = time.process_time()
-    reader = _reader(job.reader)  # imports here, so that a missing decoder is this clip's failure
+    for medium in job.media():
+        _reader(medium.reader)  # imports here, so that a missing decoder is this clip's failure
     read_start = stages.enter("read")
-    start_seconds, end_seconds = _window(job, reader)
-    frames = reader.read(job.path, job.sampling, start_seconds, end_seconds, **job.options)
+    streams = _read(job)
+    frames = next(iter(streams.values()))
     prepare_start = stages.enter("prepare")
-    values = prepare(frames.values, job.modality, job.crop, frames.times_seconds)
+    given = {name: one.values for name, one in streams.items()} if job.beside else frames.values
+    values = prepare(given, job.modality, job.crop, frames.times_seconds)
     values = np.ascontiguousarray(values)
     slot.write(values)
     prepare_end = time.perf_counter()
@@ -126,16 +149,32 @@ def _answer(job: DecodeJob, prepare: Any, slot: SharedBuffer, stages: _Stages) -
     return Report(
         values.shape,
         values.dtype.str,
-        np.asarray(frames.times_seconds, np.float32),
+        prepared_times(frames.times_seconds, len(values), len(frames.values) / (frames.fps or 1.0)),
         prepare_start - read_start,
         prepare_end - prepare_start,
         time.process_time() - cpu_start,
-        frames.declared_frames,
-        frames.decoded_frames,
+        sum(one.declared_frames for one in streams.values()),
+        sum(one.decoded_frames for one in streams.values()),
         frames.fps,
         tuple(frames.values.shape[1:3]) if job.modality.split(".")[0] in PICTURES else None,
         note,
     )
+
+
+def _read(job: DecodeJob) -> dict[str, "Frames"]:
+    """Modality (without a view's suffix) -> frames; of several files, at the same times of the clip."""
+    streams = {}
+    for medium, (start, end) in zip(job.media(), _spans(job), strict=True):
+        reader = _reader(medium.reader)
+        frames = reader.read(medium.path, job.sampling, start, end, **medium.options)
+        streams[medium.modality.split(".")[0]] = frames
+    counts = [len(one.values) for one in streams.values()]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"{job.modality}: {' and '.join(map(str, counts))} frames; every stream must give equally many: "
+            "sample a count (--frames 12) or a rate (--fps 4)"
+        )
+    return streams
 
 
 @lru_cache(maxsize=32)
@@ -155,15 +194,29 @@ def _forget_messages() -> None:
     os.ftruncate(2, 0)
 
 
-def _window(job: DecodeJob, reader: Any) -> tuple[float | None, float | None]:
-    """The clip's span, narrowed to the view's relative window; a missing end is asked of the file."""
-    start, end = job.start_seconds, job.end_seconds
-    if job.window is None or job.window == (0.0, 1.0):
-        return start, end
-    if end is None:
-        end = reader.probe(job.path, **job.options).duration_seconds
-    first = start or 0.0
-    return first + job.window[0] * (end - first), first + job.window[1] * (end - first)
+def _spans(job: DecodeJob) -> list[tuple[float | None, float | None]]:
+    """The clip's span in each of its files, narrowed to the view's relative window.
+
+    An end that nobody told is asked of the file. Several files are read over the time that all of them have,
+    so that frame k of one shows the same moment as frame k of the other, whatever their rates.
+    """
+    media = job.media()
+    window = job.window or (0.0, 1.0)
+    if len(media) == 1 and window == (0.0, 1.0):
+        return [(job.start_seconds, job.end_seconds)]
+    starts = [one.start_seconds or 0.0 for one in media]
+    ends = [_end(one, check=len(media) > 1) for one in media]
+    length = min(end - start for start, end in zip(starts, ends, strict=True))
+    return [(start + window[0] * length, start + window[1] * length) for start in starts]
+
+
+def _end(medium: Medium, check: bool) -> float:
+    """Where the clip ends in its file: as told, or (if told nothing, or to check it) where the file does."""
+    told = medium.end_seconds
+    if told is not None and not check:
+        return told
+    duration: float = _reader(medium.reader).probe(medium.path, **medium.options).duration_seconds
+    return duration if told is None else min(told, duration)
 
 
 def _thumbnails(job: DecodeJob, frames: Any) -> str | None:

@@ -166,7 +166,7 @@ class Bank:
 
         Args:
             dataset: Its name; ``_texts`` plans all texts.
-            modality: For example ``depth``.
+            modality: For example ``depth``, or ``rgb+depth`` for clips that have both.
             spec: The feature set's configuration, precision resolved.
             fields: Names of the fields wanted.
             views: How many views of each clip.
@@ -175,7 +175,9 @@ class Bank:
 
         Returns:
             item_id, view, field, path, reader, options, start_seconds, end_seconds, frames, fps,
-            duration_seconds, media_key; for texts: item_id, view, field, text. Sorted.
+            duration_seconds, media_key; for texts: item_id, view, field, text. Sorted. Of several modalities
+            at once (``rgb+depth``) these are the first one's, and ``beside`` lists the other files
+            (modality, path, reader, options, start_seconds, end_seconds); ``media_key`` covers all of them.
         """
         from store.commit import FeatureSet
         from store.plan import missing

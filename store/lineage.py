@@ -20,6 +20,7 @@ LEFT JOIN datasets d ON d.name = m.dataset
 LEFT JOIN media_read r ON r.dataset = m.dataset AND r.clip_id = m.clip_id AND r.modality = m.modality
 WHERE m.dataset = ? AND m.clip_id = ? ORDER BY m.modality
 """
+KEYS = "SELECT modality, media_key FROM sources WHERE dataset = ? AND clip_id = ?"
 FEATURES = """
 SELECT s.modality, s.name, s.spec::VARCHAR AS spec, f.field, f.view, f.frames, f.first_frame, f.media_key,
     f.segment_id, g.location, g.tokens, g.dim, g.dtype
@@ -58,15 +59,18 @@ def lines(bank: "Bank", clip: str) -> Iterator[str]:
         yield from _clip_lines(bank, dataset, item)
     features = bank.sql(FEATURES, [dataset, item]).to_pylist()
     media = {row["modality"]: row for row in bank.sql(MEDIA, [dataset, item]).to_pylist()}
+    keys = {row["modality"]: row["media_key"] for row in bank.sql(KEYS, [dataset, item]).to_pylist()}
     for modality in sorted(media.keys() | {row["modality"] for row in features}):
         yield ""
         yield modality
         if modality in media:
             yield from _media_lines(media[modality])
+        elif modality in keys:
+            yield f"  files     those of {' and '.join(modality.split('+'))}"
         elif dataset != TEXTS:
             yield "  file      not registered (imported features)"
         mine = [row for row in features if row["modality"] == modality]
-        yield from _set_lines(bank, dataset, item, mine, media.get(modality))
+        yield from _set_lines(bank, dataset, item, mine, keys.get(modality))
         if not mine:
             yield f"  features  none; python -m extract --dataset {dataset} --modality {modality}"
     yield from _failure_lines(bank, dataset, item)
@@ -121,7 +125,7 @@ def _file_state(path: Path, row: dict[str, Any]) -> str:
 
 
 def _set_lines(
-    bank: "Bank", dataset: str, item: str, rows: list[dict[str, Any]], media: dict[str, Any] | None
+    bank: "Bank", dataset: str, item: str, rows: list[dict[str, Any]], key: str | None
 ) -> Iterator[str]:
     for name in dict.fromkeys(row["name"] for row in rows):
         mine = [row for row in rows if row["name"] == name]
@@ -129,7 +133,7 @@ def _set_lines(
         yield f"  encoder   {name}  space {spec.space_digest} {canonical_json(spec.space)}"
         yield f"  reading   {canonical_json(spec.reading)}"
         for row in mine:
-            yield from _feature_lines(bank, dataset, item, row, media)
+            yield from _feature_lines(bank, dataset, item, row, key)
         used = bank.sql(RUNS, [name, dataset, dataset, mine[0]["modality"], mine[0]["modality"]]).to_pylist()
         for run in used:
             yield f"  run       {run['run_id']} {run['command']} ({run['status']}, {run['started_at']})"
@@ -138,10 +142,10 @@ def _set_lines(
 
 
 def _feature_lines(
-    bank: "Bank", dataset: str, item: str, row: dict[str, Any], media: dict[str, Any] | None
+    bank: "Bank", dataset: str, item: str, row: dict[str, Any], key: str | None
 ) -> Iterator[str]:
     shape = f"[{row['frames']}, {row['tokens']}, {row['dim']}] {row['dtype']}"
-    stale = media is not None and row["media_key"] is not None and media["media_key"] != row["media_key"]
+    stale = None not in (key, row["media_key"]) and key != row["media_key"]
     yield f"  field     {row['field']} view {row['view']}: {shape}" + (
         " STALE: the file changed" if stale else ""
     )

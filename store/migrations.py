@@ -138,10 +138,67 @@ CREATE TABLE media_read (
 );
 """
 
+# Feature sets of several modalities at once (`rgb+depth`) are made from a file of each: replacing one of them
+# makes the features stale. `sources` is `media` with a row for each clip that has all files of such a set.
+JOINT_MEDIA = """
+CREATE VIEW sources AS
+SELECT dataset, clip_id, modality, media_key FROM media
+UNION ALL
+SELECT s.dataset, m.clip_id, s.modality, md5(string_agg(m.media_key, '|' ORDER BY m.modality)) AS media_key
+FROM (
+    SELECT DISTINCT dataset, modality, string_split(modality, '+') AS parts FROM feature_sets
+    WHERE contains(modality, '+')
+) s
+JOIN media m ON m.dataset = s.dataset AND list_contains(s.parts, m.modality)
+GROUP BY s.dataset, s.modality, s.parts, m.clip_id HAVING count(*) = len(s.parts);
+
+CREATE OR REPLACE VIEW clip_features AS
+SELECT s.dataset, f.item_id AS clip_id, s.modality, s.encoder, s.name AS feature_set, f.field, f.view,
+    f.frames, g.tokens, g.dim, c.label, c.label_name, c.subject, c.camera, c.setup, c.replication,
+    coalesce(f.media_key <> m.media_key, false) AS stale, f.segment_id, f.first_frame
+FROM features f
+JOIN feature_sets s USING (set_id)
+JOIN segments g USING (segment_id)
+LEFT JOIN clips c ON c.dataset = s.dataset AND c.clip_id = f.item_id
+LEFT JOIN sources m ON m.dataset = s.dataset AND m.clip_id = f.item_id AND m.modality = s.modality;
+
+CREATE OR REPLACE VIEW coverage AS
+WITH items AS (
+    SELECT dataset, modality, count(*) AS clips FROM sources GROUP BY ALL
+    UNION ALL SELECT '_texts', 'text', count(*) FROM texts HAVING count(*) > 0
+), rows_of AS (
+    SELECT set_id, field, count(DISTINCT item_id) AS encoded, count(*) AS rows,
+        sum(frames)::BIGINT AS frames
+    FROM features GROUP BY ALL
+), sizes AS (
+    SELECT set_id, field, any_value(tokens) AS tokens, any_value(dim) AS dim, sum(bytes)::BIGINT AS bytes
+    FROM segments WHERE state = 'live' GROUP BY ALL
+), failed AS (
+    SELECT dataset, modality, feature_set, count(*) AS failed FROM failures GROUP BY ALL
+), known AS (
+    SELECT dataset, modality, name, encoder, set_id FROM feature_sets
+    UNION ALL
+    SELECT DISTINCT dataset, modality, feature_set, encoder, CAST(NULL AS BIGINT) FROM failures
+    WHERE (dataset, modality, feature_set) NOT IN (SELECT (dataset, modality, name) FROM feature_sets)
+)
+SELECT coalesce(i.dataset, k.dataset) AS dataset, coalesce(i.modality, k.modality) AS modality, k.encoder,
+    k.name AS feature_set, r.field, coalesce(i.clips, 0) AS clips, coalesce(r.encoded, 0) AS encoded,
+    round(100 * coalesce(r.encoded, 0) / nullif(i.clips, 0), 1) AS percent,
+    coalesce(x.failed, 0) AS failed, coalesce(r.frames, 0) AS frames, z.tokens, z.dim,
+    coalesce(z.bytes, 0) AS bytes
+FROM items i
+FULL JOIN known k ON k.dataset = i.dataset AND k.modality = i.modality
+LEFT JOIN rows_of r ON r.set_id = k.set_id
+LEFT JOIN sizes z ON z.set_id = r.set_id AND z.field = r.field
+LEFT JOIN failed x ON x.dataset = k.dataset AND x.modality = k.modality AND x.feature_set = k.name
+ORDER BY ALL;
+"""
+
 # (number, name, SQL): append below, never change what is above.
 MIGRATIONS: list[tuple[int, str, str]] = [
     (1, "base tables", BASE_TABLES),
     (2, "friendly views", FRIENDLY_VIEWS),
     (3, "what reading the media showed", MEDIA_READ),
+    (4, "media of several modalities at once", JOINT_MEDIA),
 ]
 LATEST = MIGRATIONS[-1][0]

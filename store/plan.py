@@ -23,11 +23,11 @@ WITH asked AS (
     SELECT m.clip_id AS item_id, v.view, f.field, m.path, m.reader, m.options::VARCHAR AS options,
         coalesce(m.start_seconds, a.start_seconds) AS start_seconds,
         coalesce(m.end_seconds, a.end_seconds) AS end_seconds,
-        m.frames, m.fps, m.duration_seconds, m.media_key
-    FROM media m JOIN asked a USING (clip_id)
+        m.frames, m.fps, m.duration_seconds, {key_and_files}
+    FROM media m JOIN asked a USING (clip_id) {beside}
     CROSS JOIN (SELECT unnest(range($views))::INTEGER AS view) v
     CROSS JOIN (SELECT unnest($fields::VARCHAR[]) AS field) f
-    WHERE m.dataset = $dataset AND m.modality = $modality
+    WHERE m.dataset = $dataset AND m.modality = $parts[1]
 )
 SELECT w.* FROM wanted w
 LEFT JOIN features h ON h.set_id = $set AND h.item_id = w.item_id AND h.view = w.view AND h.field = w.field
@@ -39,6 +39,20 @@ WHERE (h.item_id IS NULL OR coalesce(h.media_key <> w.media_key, false))
     AND ($retry OR x.clip_id IS NULL)
 ORDER BY w.item_id, w.view, w.field
 """
+
+# The further files of a modality like `rgb+depth`, for the clips that have all of them. The key covers each
+# file, as in the catalog's view `sources`.
+BESIDE = """JOIN (
+    SELECT m.clip_id, md5(string_agg(m.media_key, '|' ORDER BY m.modality)) AS joint_key,
+        list({
+            modality: m.modality, path: m.path, reader: m.reader, options: m.options::VARCHAR,
+            start_seconds: coalesce(m.start_seconds, c.start_seconds),
+            end_seconds: coalesce(m.end_seconds, c.end_seconds)
+        } ORDER BY list_position($parts, m.modality)) AS files
+    FROM media m JOIN clips c USING (dataset, clip_id)
+    WHERE dataset = $dataset AND list_contains($parts, m.modality)
+    GROUP BY m.clip_id HAVING count(*) = len($parts)
+) k USING (clip_id)"""
 
 MISSING_TEXTS = """
 WITH wanted AS (
@@ -75,7 +89,9 @@ def missing(
         known = catalog.read("SELECT name FROM datasets ORDER BY name")["name"].to_pylist()
         if owner.dataset not in known:
             raise UnknownNameError(str(catalog.path.parent), "dataset", owner.dataset, known)
-    sql = (MISSING_TEXTS if texts else MISSING_CLIPS).replace("{where}", f"({where or 'true'})")
+    parts = owner.modality.split("+")
+    sql = MISSING_TEXTS if texts else _missing_clips(several=len(parts) > 1)
+    sql = sql.replace("{where}", f"({where or 'true'})")
     params: dict[str, Any] = {
         "dataset": owner.dataset,
         "modality": owner.modality,
@@ -84,7 +100,12 @@ def missing(
         "fields": list(fields),
         "retry": retry_failed,
     }
-    return catalog.read(sql, params if texts else params | {"views": views})
+    return catalog.read(sql, params if texts else params | {"views": views, "parts": parts})
+
+
+def _missing_clips(several: bool) -> str:
+    chosen = "k.joint_key AS media_key, k.files[2:] AS beside" if several else "m.media_key"
+    return MISSING_CLIPS.replace("{key_and_files}", chosen).replace("{beside}", BESIDE if several else "")
 
 
 def resolve_precision(

@@ -40,7 +40,7 @@ WITH asked AS (
 )
 SELECT f.item_id, f.segment_id, f.first_frame, f.frames, coalesce(a.label, -1)::BIGINT AS label
 FROM features f JOIN asked a ON a.clip_id = f.item_id
-LEFT JOIN media m ON m.dataset = $dataset AND m.modality = $modality AND m.clip_id = f.item_id
+LEFT JOIN sources m ON m.dataset = $dataset AND m.modality = $modality AND m.clip_id = f.item_id
 WHERE f.set_id = $set AND f.field = $field AND f.view = $view
     AND NOT coalesce(f.media_key <> m.media_key, false)
 ORDER BY f.item_id

@@ -79,6 +79,7 @@ class ClipPatches(Patches):
 
     name = "clip-patches"
     unit = "clip"
+    frames_per_step = 2
 
     def encode(self, batch):
         outputs = super().encode(batch)
