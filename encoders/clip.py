@@ -1,179 +1,234 @@
-"""Any CLIP or SigLIP checkpoint, through transformers: a local folder or a hub id.
+"""Image-text and video-text encoders through transformers: CLIP, SigLIP, SigLIP 2 and X-CLIP.
 
-Sources: Radford et al., CLIP (ICML 2021); Zhai et al., SigLIP (ICCV 2023). The preprocessing values are read
-from the checkpoint's ``preprocessor_config.json``, the arithmetic is ours (:mod:`encoders.preprocess`).
+Sources: Radford et al., CLIP (ICML 2021); Zhai et al., SigLIP (ICCV 2023); Tschannen et al., SigLIP 2
+(2025; the checkpoints of fixed resolution); Ni et al., X-CLIP (ECCV 2022).
+
+``tokens`` are the vision tower's ``last_hidden_state`` without the class token, as transformers defines it:
+after the final norm for SigLIP, before it for CLIP and X-CLIP, whose final norm is the class token's alone.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
+from encoders import hub
+from encoders.checkpoint import read_checkpoint
+from encoders.clip_checkpoints import ARCHITECTURES, FAMILIES, TINY_SIZES, card, configuration, tiny
+from encoders.clip_tokenizer import clip_tokenizer
 from encoders.errors import EncoderError, WeightsError
-from encoders.preprocess import ImagePreprocess
+from encoders.openai_clip import clip_config, to_transformers
+from encoders.preprocess import CLIP_MEAN as CLIP_MEAN
+from encoders.preprocess import CLIP_STD as CLIP_STD
+from encoders.pretrained import TINY, Card, Pretrained
 from encoders.protocols import Field
 from encoders.text import encode_in_buckets
-from encoders.weights import folder_digest, model_folder
+from encoders.tokens import token_fields
+from encoders.weights import folder_digest
 
-FAMILIES = ("clip", "siglip")
-# PIL's numbers, as the configuration files carry them.
-INTERPOLATION: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# Any CLIP or SigLIP: without weights of its own, and whatever its folder holds.
+GENERIC = "clip"
 
 
-class Clip:
-    """Single frames -> ``cls`` in the joint image-text space and patch ``tokens``; texts -> ``embedding``.
+class Clip(Pretrained):
+    """Frames, clips and texts -> one joint space, un-normalised.
 
-    ``embedding`` of a clip is the mean of its frames' joint-space vectors. All are stored un-normalised.
+    CLIP and SigLIP see single frames: ``cls`` is a frame's joint-space vector (CLIP's projected class token,
+    SigLIP's attention-pooled output), ``embedding`` of a clip the mean of its frames'. X-CLIP sees clips of a
+    fixed number of frames: ``cls`` are the frames' vectors after its integration over time, ``embedding``
+    their mean. Its texts are not prompted with the video, so that they can be stored once for all videos;
+    the published scores are, at a weight of 0.1.
+
+    A folder's configuration decides; where it is not that of the name, the name ends in ``-custom``.
+
+    Args:
+        weights: Folder or hub id; the official id if None. For CLIP also a file: OpenAI's archive, or a state
+            dictionary with its keys.
+        device: See :class:`Pretrained`.
+        modality: See :class:`Pretrained`; ``text`` leaves the fields of images out.
+        name: A key of ``ARCHITECTURES``, or ``clip`` for any CLIP or SigLIP.
+        **options: See :class:`Pretrained`.
     """
 
+    architectures = {GENERIC: ARCHITECTURES["clip-vit-b32"], **ARCHITECTURES}
+    tiny = TINY_SIZES
+    cards = {
+        GENERIC: Card("any CLIP or SigLIP", "its publisher's page", "see there"),
+        **{name: card(name) for name in ARCHITECTURES},
+    }
     modalities = ("rgb", "ir", "depth", "text")
-    revision = 1
     unit: Literal["frame", "clip"] = "frame"
-    sampling = {"frames": 12}
-    tolerates_bf16 = True
 
-    def __init__(self, weights: str | None = None, device: str = "cpu", modality: str | None = None):
-        if weights is None:
+    def __init__(
+        self,
+        weights: str | None = None,
+        device: str = "cpu",
+        modality: str | None = None,
+        *,
+        name: str = GENERIC,
+        architecture: Any = None,
+        **options: Any,
+    ):
+        super().__init__(weights, device, modality, name=name, architecture=architecture, **options)
+        if architecture == TINY:
+            self.architecture = tiny(self.architectures[name])
+        self.family = FAMILIES[self.architecture.family]
+        self.folder = self.path if self.path is not None and self.path.is_dir() else None
+        self.config = self._configuration(any_family=name == GENERIC)
+        if (
+            self.path is not None
+            and name != GENERIC
+            and not hub.agrees(self.config, configuration(self.architecture))
+        ):
+            self.name += "-custom"
+        if self.config.model_type == "xclip":
+            self.unit, self.sampling = "clip", {"frames": self.config.vision_config.num_frames}
+        self._declare()
+
+    def _configuration(self, any_family: bool) -> Any:
+        """Transformers' configuration: the folder's, the file's by its shapes, or the architecture's."""
+        hub.quiet()
+        import transformers
+
+        if self.folder is not None:
+            kinds = ("clip", "siglip") if any_family else (self.family.model_type,)
+            config = hub.read_config(self.folder, kinds, self.name)
+            if config.model_type != self.family.model_type:
+                self.family = FAMILIES[config.model_type]
+            return config
+        if self.path is not None:
+            if self.family.model_type != "clip":
+                raise WeightsError(f"{self.name}: {self.path} is a file; give a folder or a hub id")
+            return clip_config(read_checkpoint(self.path))
+        return getattr(transformers, f"{self.family.classes}Config")(**configuration(self.architecture))
+
+    def _declare(self) -> None:
+        """The fields and the preprocessing, from the configuration."""
+        vision = self.config.vision_config
+        published = replace(self.family.pixels, size=vision.image_size)
+        self.preprocess = (
+            published if self.folder is None else hub.preprocessing(self.folder, published, self.name)
+        )
+        if set(self.preprocess.sides) != {vision.image_size}:
             raise WeightsError(
-                "clip: no weights given; pass --weights with a folder that save_pretrained wrote, or a hub "
-                "id such as openai/clip-vit-base-patch32 or google/siglip-base-patch16-224"
+                f"{self.name}: {self.folder} prepares frames of {self.preprocess.sides} for a model of "
+                f"{vision.image_size} pixels; correct its preprocessor_config.json"
             )
-        self.folder = model_folder(weights, "clip")
-        self.device = torch.device(device)
-        self.name = "clip"
-        self.config = _read_json(self.folder / "config.json")
-        self.family = self.config.get("model_type")
-        if self.family not in FAMILIES:
-            raise WeightsError(
-                f"clip: {weights} is a {self.family!r} model; accepted are: {', '.join(FAMILIES)}"
-            )
-        self.preprocess = _preprocess(self.folder, self.family)
-        vision = self._model_config.vision_config
-        joint = self._model_config.projection_dim if self.family == "clip" else vision.hidden_size
-        patches = (vision.image_size // vision.patch_size) ** 2
+        joint = vision.hidden_size if self.config.model_type == "siglip" else self.config.projection_dim
         self.fields = {"embedding": Field("embedding", 1, joint, per_clip=True)}
-        self.default_fields: tuple[str, ...] = ("embedding",)
-        if modality != "text":
-            self.fields |= {
-                "cls": Field("cls", 1, joint),
-                "tokens": Field("tokens", patches, vision.hidden_size),
-            }
-            self.default_fields = ("embedding", "cls")
+        self.default_fields = ("embedding",)
+        if self.modality != "text":
+            side = vision.image_size // vision.patch_size
+            self.fields |= {"cls": Field("cls", 1, joint)}
+            self.fields |= token_fields(side * side, vision.hidden_size, (side, side))
+            self.default_fields = ("embedding", "cls", "tokens.pooled")
+
+    def locate(self, name: str, weights: str | None) -> Path:
+        """Folder, file, or the hub's snapshot."""
+        if weights is None and name == GENERIC:
+            raise WeightsError(
+                "clip: no weights given; pass --weights with a folder that save_pretrained wrote, a file of "
+                "OpenAI's, or a hub id such as openai/clip-vit-base-patch32"
+            )
+        return hub.locate(name, weights, self.card)
+
+    def weights_digest(self) -> str:
+        """By content; a folder's configuration and tokenizer included."""
+        return super().weights_digest() if self.folder is None else folder_digest(self.folder)
+
+    def build(self) -> nn.Module:
+        """The two towers with fresh weights."""
+        import transformers
+
+        return getattr(transformers, f"{self.family.classes}Model")(self.config)
+
+    def translate(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """OpenAI's keys -> transformers'."""
+        return to_transformers(tensors)
 
     @cached_property
-    def _model_config(self):
-        from transformers import AutoConfig
-
-        return AutoConfig.from_pretrained(self.folder, local_files_only=True)
+    @torch.inference_mode(False)  # as in Pretrained
+    def model(self) -> Any:
+        """The two towers in evaluation mode, loaded strictly."""
+        if self.folder is None:
+            return super().model
+        classes = (f"{self.family.classes}Model",)
+        return hub.load(self.folder, classes, self.name, self.allow_partial).to(self.device)
 
     @cached_property
     def space(self) -> dict[str, Any]:
-        """Identity: weights by content, preprocessing by value; images and texts share one joint space."""
-        return {
+        """Identity; images and texts share one joint space, and a folder's digest covers its architecture."""
+        if self.folder is None:
+            return super().space
+        identity = {
             "encoder": self.name,
             "revision": self.revision,
-            "family": self.family,
-            "weights": folder_digest(self.folder),
+            "family": self.config.model_type,
+            "weights": self.weights_digest(),
             "preprocess": self.preprocess.space(),
         }
+        if self.config.model_type == "siglip":
+            identity["lowercase"] = True
+        if self.allow_partial:
+            identity["allow_partial"] = sorted(self.allow_partial)
+        return identity
 
-    def prepare(self) -> ImagePreprocess:
-        """The geometry, for the decode workers."""
-        return self.preprocess
-
-    @cached_property
-    @torch.inference_mode(False)  # ordinary tensors, whoever asks first: autocast keeps its casts of those
-    def model(self) -> Any:
-        """The two towers in evaluation mode, loaded strictly."""
-        from transformers import CLIPModel, SiglipModel
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-
-        kind = CLIPModel if self.family == "clip" else SiglipModel
-        # With output_loading_info transformers returns a pair, which its annotations do not say.
-        loaded: Any = kind.from_pretrained(
-            self.folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
-        )
-        model, report = loaded
-        wrong = {
-            key: report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]
-        }
-        if wrong:
-            raise WeightsError(f"clip: {self.folder} does not fit {kind.__name__}: {wrong}")
-        return model.eval().to(self.device)
-
-    @torch.inference_mode()
-    def encode(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """``(B, T, C, S, S)`` uint8 -> cls and embedding ``(B, T, 1, E)``, tokens ``(B, T, N, D)``."""
+    def features(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``(B, T, C, S, S)`` uint8 -> cls ``(B, T, 1, E)``, embedding likewise (X-CLIP: T' = 1), tokens."""
         clips, steps = batch.shape[:2]
         images = self.preprocess.normalise(batch.to(self.device).flatten(0, 1))
+        if self.config.model_type == "xclip":
+            self._check_frames(steps)
         vision = self.model.vision_model(pixel_values=images)
         joint, patches = vision.pooler_output, vision.last_hidden_state
-        if self.family == "clip":
+        if self.config.model_type != "siglip":
             joint, patches = self.model.visual_projection(joint), patches[:, 1:]
-        joint = joint.float().view(clips, steps, 1, -1)
-        tokens = patches.float().reshape(clips, steps, *patches.shape[1:])
-        return {"embedding": joint, "cls": joint, "tokens": tokens}
+        joint = joint.view(clips, steps, -1)
+        if self.config.model_type == "xclip":
+            joint = self.model.mit(joint).last_hidden_state
+        cls = joint.float().unsqueeze(2)
+        return {
+            "embedding": cls.mean(1, keepdim=True) if self.unit == "clip" else cls,
+            "cls": cls,
+            "tokens": patches.float().reshape(clips, steps, *patches.shape[1:]),
+        }
+
+    def _check_frames(self, steps: int) -> None:
+        frames = self.config.vision_config.num_frames
+        if steps != frames:
+            raise EncoderError(
+                f"{self.name}: {steps} frames a clip; it takes {frames}: pass --frames {frames}"
+            )
 
     @cached_property
-    def tokenizer(self):
-        """The checkpoint's own tokenizer."""
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise EncoderError(f"clip: {self.folder} has no tokenizer; save it beside the model") from error
+    def tokenizer(self) -> Any:
+        """The folder's own, or CLIP's where no folder comes along."""
+        if self.folder is not None:
+            return hub.tokenizer(self.folder, self.name)
+        if self.config.model_type == "siglip":
+            raise EncoderError(f"{self.name}: its tokenizer comes with its folder; pass --weights FOLDER")
+        return clip_tokenizer(self.config.text_config.max_position_embeddings)
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """L texts -> ``(L, E)`` float32 in the joint space, un-normalised."""
-        longest = self._model_config.text_config.max_position_embeddings
-        # SigLIP was trained on, and expects, texts padded to full length.
-        buckets = (longest,) if self.family == "siglip" else (16, 32, longest)
+        longest = self.config.text_config.max_position_embeddings
+        buckets: tuple[int, ...] = (16, 32, longest)
+        wanted = list(texts)
+        if self.config.model_type == "siglip":
+            # Trained on lower-cased texts, padded to full length; SigLIP 2's tokenizer keeps the case.
+            buckets, wanted = (longest,), [text.lower() for text in wanted]
         dim = self.fields["embedding"].dim
-        return encode_in_buckets(list(texts), self.tokenizer, self._encode_tokens, longest, dim, buckets)
+        return encode_in_buckets(wanted, self.tokenizer, self._encode_tokens, longest, dim, buckets)
 
     @torch.inference_mode()
     def _encode_tokens(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         inputs = {"input_ids": tokens["input_ids"].to(self.device)}
-        if self.family == "clip":
+        if self.config.model_type != "siglip":
             inputs["attention_mask"] = tokens["attention_mask"].to(self.device)
         return self.model.get_text_features(**inputs).pooler_output.float().cpu()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise WeightsError(
-            f"clip: {path.parent} has no {path.name}; give a folder that save_pretrained wrote"
-        )
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _preprocess(folder: Path, family: str) -> ImagePreprocess:
-    """The checkpoint's own values; the family's published ones where the file is not there."""
-    path = folder / "preprocessor_config.json"
-    values = _read_json(path) if path.exists() else {}
-    vision = _read_json(folder / "config.json").get("vision_config", {})
-    size = values.get("size", vision.get("image_size", 224))
-    if isinstance(size, dict):
-        size = size.get("shortest_edge", size.get("height"))
-    crop = values.get("do_center_crop", family == "clip")
-    cropped = values.get("crop_size", size)
-    cropped = cropped.get("height", size) if isinstance(cropped, dict) else cropped
-    half = (0.5, 0.5, 0.5)
-    return ImagePreprocess(
-        size=cropped if crop else size,
-        resize="centre" if crop else "squash",
-        centre_fraction=cropped / size if crop else 1.0,
-        interpolation=INTERPOLATION.get(values.get("resample", 3), "bicubic"),
-        mean=tuple(values.get("image_mean", CLIP_MEAN if family == "clip" else half)),
-        std=tuple(values.get("image_std", CLIP_STD if family == "clip" else half)),
-    )

@@ -17,6 +17,9 @@ from torch.nn import functional
 from encoders.errors import EncoderError
 from encoders.protocols import CropBox
 
+# On the 0..1 scale, per channel.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Kinect v1/v2 depth is useful between these; 0 means "no measurement" and stays 0 (black).
 DEPTH_NEAR_MM = 500.0
 DEPTH_FAR_MM = 4500.0
@@ -37,16 +40,17 @@ class ImagePreprocess:
     """How one image encoder wants its frames.
 
     Attributes:
-        size: Side of the square input in pixels.
-        resize: ``squash`` scales the whole frame to the square (nothing of the scene is lost, the aspect is);
-            ``centre`` scales the shorter side to ``size / centre_fraction`` and crops the middle.
-        centre_fraction: See ``resize``.
+        size: Side of the square input in pixels, or its height and width.
+        resize: ``squash`` scales the whole frame to ``size`` (nothing of the scene is lost, the aspect is),
+            or beyond it by ``centre_fraction``; ``centre`` scales the shorter side of the frame to the
+            shorter one of ``size`` divided by ``centre_fraction``. What is beyond ``size`` is cropped away.
+        centre_fraction: The share of a side that the crop of its middle keeps, 0..1.
         interpolation: ``bilinear`` or ``bicubic``, both antialiased.
         mean: Per channel, on the 0..1 scale.
         std: Likewise.
     """
 
-    size: int = 224
+    size: int | tuple[int, int] = 224
     resize: Literal["squash", "centre"] = "squash"
     centre_fraction: float = 1.0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -55,7 +59,7 @@ class ImagePreprocess:
 
     def space(self) -> dict[str, Any]:
         """The values that decide the features, for the space digest."""
-        values = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        values = {key: list(one) if isinstance(one, tuple) else one for key, one in asdict(self).items()}
         return {**values, "depth_range_mm": [DEPTH_NEAR_MM, DEPTH_FAR_MM], "revision": 1}
 
     def __call__(
@@ -65,7 +69,7 @@ class ImagePreprocess:
         crop: CropBox | None = None,
         times_seconds: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Frames ``(T, H, W, 3)`` uint8, or depth ``(T, H, W)`` uint16 mm, -> ``(T, C, size, size)`` uint8.
+        """Frames ``(T, H, W, 3)`` uint8, or depth ``(T, H, W)`` uint16 mm, -> ``(T, C, *sides)`` uint8.
 
         C is 3, or 1 for depth (spread over three channels by :meth:`normalise`).
         """
@@ -80,21 +84,36 @@ class ImagePreprocess:
         images = images[:, None] if values.ndim == 3 else images.permute(0, 3, 1, 2)
         return self._resize(_crop(images, crop)).contiguous().numpy()
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
     def _resize(self, images: torch.Tensor) -> torch.Tensor:
-        height, width = images.shape[-2:]
-        if self.resize == "squash":
-            target = (self.size, self.size)
-        else:
-            # As transformers' and torchvision's "shortest edge": the longer side is truncated to an integer.
-            short = round(self.size / self.centre_fraction)
-            long = int(short * max(height, width) / min(height, width))
-            target = (short, long) if height <= width else (long, short)
-        if (height, width) != target:
+        target = self._scaled(images.shape[-2], images.shape[-1])
+        if images.shape[-2:] != target:
             images = functional.interpolate(
                 images, size=target, mode=self.interpolation, antialias=True, align_corners=False
             )
-        top, left = (target[0] - self.size) // 2, (target[1] - self.size) // 2
-        return images[..., top : top + self.size, left : left + self.size]
+        (rows, columns), (top, left) = self.sides, self._corner(target)
+        return images[..., top : top + rows, left : left + columns]
+
+    def _scaled(self, height: int, width: int) -> tuple[int, int]:
+        """The frame's height and width after scaling, before the crop."""
+        rows, columns = (round(side / self.centre_fraction) for side in self.sides)
+        if self.resize == "squash":
+            return rows, columns
+        # As transformers' and torchvision's "shortest edge": the longer side is truncated to an integer.
+        short = min(rows, columns)
+        long = int(short * max(height, width) / min(height, width))
+        return (short, long) if height <= width else (long, short)
+
+    def _corner(self, scaled: tuple[int, int]) -> tuple[int, int]:
+        """Top and left of the middle crop; an odd rest leaves the larger half below and to the right."""
+        top, left = ((length - side) // 2 for length, side in zip(scaled, self.sides, strict=True))
+        if min(top, left) < 0:
+            raise EncoderError(f"preprocess: a crop of {self.sides} does not fit into a frame of {scaled}")
+        return top, left
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
         """``(..., C, H, W)`` uint8 -> ``(..., 3, H, W)`` float32, on the batch's device."""
