@@ -14,9 +14,10 @@ from extract.memory import keep_freed_memory
 from extract.pipeline import extract_clips
 from extract.register import register
 from extract.resolve import Choices, clip_task, modalities, text_task
+from extract.space import require_space
 from extract.task import Limits, Outcome, Task
 from extract.texts import TextTask, extract_texts, plan_texts
-from extract.wanted import plan, size_estimate
+from extract.wanted import Plan, plan, size_estimate
 from extract.workers import DecodePool, default_workers
 from store.bank import Bank, NotABankError
 from store.tables import TEXT, TEXTS
@@ -72,17 +73,22 @@ class _Command:
     def __init__(
         self, bank: Bank, config: DatasetConfig, request: Request, pool: DecodePool, stopper: Interruption
     ):
-        self.bank, self.config, self.request, self.pool, self.stopper = bank, config, request, pool, stopper
+        self.bank, self.request, self.pool, self.stopper = bank, request, pool, stopper
+        recipe = request.choices.modalities
+        self.config = replace(config, modalities=recipe) if recipe else config
         self.limits = Limits(request.max_failures, request.batch_frames)
         self.failed = 0
 
     def run(self) -> int:
         """All modalities in turn; returns the exit status."""
         names = modalities(self.bank, self.config, self.request.modality, self.request.choices)
-        # Every mistake in the request shows before the first hour of work, not after it.
+        # Every mistake in the request, and a disk too small for it, shows before the first hour of work.
         tasks = [self._task(name) for name in names]
-        for task in tasks:
-            self._text(task) if isinstance(task, TextTask) else self._clips(task)
+        todo = [one for one in map(self._planned, tasks) if one is not None]
+        require_space(self.bank.path, [(task, rows) for task, rows in todo if isinstance(task, Task)])
+        while todo:
+            task, wanted = todo.pop(0)
+            self._text(task, wanted) if isinstance(task, TextTask) else self._clips(task, wanted)
             if self.stopper.number is not None:
                 return self._interrupted()
         return EXIT_SOME_FAILED if self.failed else EXIT_DONE
@@ -92,22 +98,28 @@ class _Command:
             return text_task(self.bank, self.config, self.request.choices)
         return clip_task(self.bank, self.config, modality, self.request.choices)
 
-    def _clips(self, task: Task) -> None:
-        wanted = plan(self.bank, task)
-        if not wanted:
+    def _planned(self, task: Task | TextTask) -> tuple[Any, Any] | None:
+        """The task with its missing rows, announced with what they will take; None if nothing is missing."""
+        if isinstance(task, TextTask):
+            texts = plan_texts(self.bank, task)
+            if not texts:
+                print(f"nothing is missing: all texts of the bank have {task.spec.name} ({task.field.name})")
+                return None
+            _say(f"texts {task.spec.name}: {len(texts)} texts to do; {_how(task)}")
+            return task, texts
+        rows = plan(self.bank, task)
+        if not rows:
             print(_nothing_to_do(self.bank, task))
-            return
-        _say(f"{task.label}: {len(wanted)} {_rows(task)} to do, {size_estimate(task, wanted)}; {_how(task)}")
+            return None
+        _say(f"{task.label}: {len(rows)} {_rows(task)} to do, {size_estimate(task, rows)}; {_how(task)}")
+        return task, rows
+
+    def _clips(self, task: Task, wanted: Plan) -> None:
         with self.bank.record_run("extract", self._record(task, task.dataset, task.modality)) as run:
             outcome = extract_clips(self.bank, task, wanted, self.pool, run, self.limits, self.stopper.reason)
         self._report(task.label, _rows(task), outcome, task.dataset, task.modality)
 
-    def _text(self, task: TextTask) -> None:
-        wanted = plan_texts(self.bank, task)
-        if not wanted:
-            print(f"nothing is missing: all texts of the bank have {task.spec.name} ({task.field.name})")
-            return
-        _say(f"texts {task.spec.name}: {len(wanted)} texts to do; {_how(task)}")
+    def _text(self, task: TextTask, wanted: list[tuple[str, str]]) -> None:
         with self.bank.record_run("extract", self._record(task, TEXTS, TEXT)) as run:
             outcome = extract_texts(self.bank, task, wanted, run, self.limits, self.stopper.reason)
         self._report(f"texts {task.spec.name}", "texts", outcome, TEXTS, TEXT)
@@ -115,9 +127,11 @@ class _Command:
     def _record(self, task: Task | TextTask, dataset: str, modality: str) -> dict[str, Any]:
         """The resolved configuration, for ``runs``."""
         asked = asdict(self.request)
+        recipe = {name: one.to_json() for name, one in self.request.choices.modalities.items()}
         return {
             **asked.pop("choices"),
             **asked,
+            "modalities": recipe or None,
             "dataset": dataset,
             "modality": modality,
             "feature_set": task.spec.name,
@@ -201,7 +215,7 @@ def _register(bank: Bank, adapter: Dataset, config: DatasetConfig, request: Requ
     if request.register_only:
         hashed = []
     elif request.modality is not None:
-        hashed = [name.strip() for name in request.modality.split(",")]
+        hashed = [name.strip() for name in request.modality.replace("+", ",").split(",")]
     counts = register(bank, adapter, config, hashed, _looking_at(config.name))
     kinds = ("new", "changed", "new_texts")
     news = [f"{counts[name]} {name.replace('_', ' ')}" for name in kinds if counts.get(name)]
@@ -222,12 +236,13 @@ def _looking_at(dataset: str) -> Callable[[int, int], None]:
 def _nothing_to_do(bank: Bank, task: Task) -> str:
     """Why there is nothing to do: everything is there, or no clip fits the condition."""
     clips = bank.sql(
-        "SELECT count(*) AS n FROM (SELECT * FROM clips WHERE dataset = $dataset) JOIN media USING"
+        "SELECT count(*) AS n FROM (SELECT * FROM clips WHERE dataset = $dataset) JOIN sources USING"
         f" (dataset, clip_id) WHERE modality = $modality AND ({task.where or 'true'})",
         {"dataset": task.dataset, "modality": task.modality},
     )["n"][0].as_py()
     if not clips:
-        return f"nothing to do: no clip of {task.dataset}/{task.modality} fits --where {task.where!r}"
+        lacking = "has files of both" if task.where is None else f"fits --where {task.where!r}"
+        return f"nothing to do: no clip of {task.dataset}/{task.modality} {lacking}"
     views = f"{task.views} views of " if task.views > 1 else ""
     all_of_them = f"all {clips} clips of {task.dataset}/{task.modality} have {views}{task.spec.name}"
     return f"nothing is missing: {all_of_them} ({', '.join(task.fields)})"

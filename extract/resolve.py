@@ -1,12 +1,17 @@
 """Command line and dataset YAML -> tasks: encoder, sampling, fields and precision, all of them resolved."""
 
+import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from encoders import ENCODERS, load_encoder
+from encoders import ENCODERS, base_modality, load_encoder
+from encoders.errors import EncoderError
 from encoders.protocols import Encoder, TextEncoder
+from encoders.tokens import with_tokens
 from extract.datasets import DatasetConfig, ModalityConfig
+from extract.datasets.clips import MODALITIES
+from extract.datasets.config import joint_name
 from extract.encode import default_precision
 from extract.readers import load_reader
 from extract.sampling import Sampling
@@ -24,14 +29,22 @@ class UnknownFieldError(FrameBankError, KeyError):
 
 @dataclass(frozen=True)
 class Choices:
-    """What the command line says about encoding; None leaves it to the dataset's YAML, or the encoder."""
+    """What the command line says about encoding; None leaves it to the dataset's YAML, or the encoder.
+
+    ``modalities`` stands in for that of the dataset's YAML; ``weights`` holds those of all modalities, or of
+    single ones (``rgb=FILE,ir=FILE``); ``tokens`` is a key of ``encoders.tokens.TOKEN_FIELDS``.
+    """
 
     encoder: str | None = None
+    modalities: Mapping[str, ModalityConfig] = field(default_factory=dict)
     weights: str | None = None
+    preset: str | None = None
+    allow_partial: tuple[str, ...] | None = None
     frames: int | Literal["all"] | None = None
     fps: float | None = None
     max_frames: int | None = None
     fields: tuple[str, ...] | None = None
+    tokens: str | None = None
     precision: str = AUTO
     device: str = "cpu"
     views: int = 1
@@ -55,16 +68,17 @@ def modalities(bank: Bank, config: DatasetConfig, asked: str | None, choices: Ch
     )["modality"].to_pylist()
     present.append(TEXT)
     if asked is not None:
-        names = [name.strip() for name in asked.split(",") if name.strip()]
-        for name in names:
-            if name not in present:
-                raise UnknownNameError(f"dataset {config.name!r}", "modality", name, present)
+        names = [joint_name(name) for name in asked.split(",") if name.strip()]
+        for part in (part for name in names for part in name.split("+")):
+            if part not in present:
+                raise UnknownNameError(f"dataset {config.name!r}", "modality", part, present)
         return names
-    configured = [name for name in present if {name, name.split(".")[0]} & config.modalities.keys()]
-    if choices.encoder is None:
-        return configured
-    taken = _encoder_class(choices.encoder).modalities
-    return [name for name in present if name.split(".")[0] in taken]
+    if choices.encoder is not None:
+        taken = _encoder_class(choices.encoder).modalities
+        return [name for name in present if base_modality(name) in taken]
+    joint = [name for name in config.modalities if "+" in name]
+    configured = [name for name in present if config.find(name) is not None]
+    return configured + [name for name in joint if set(name.split("+")) <= set(present)]
 
 
 def clip_task(bank: Bank, config: DatasetConfig, modality: str, choices: Choices) -> Task:
@@ -91,7 +105,7 @@ def clip_task(bank: Bank, config: DatasetConfig, modality: str, choices: Choices
         encoder=encoder,
         spec=_spec(bank, config.name, modality, encoder, reading, choices.device),
         sampling=sampling,
-        fields=_fields(encoder, choices.fields or given.fields or encoder.default_fields),
+        fields=_fields(encoder, modality, choices.fields or given.fields, choices.tokens),
         device=choices.device,
         views=choices.views,
         where=choices.where,
@@ -112,7 +126,7 @@ def text_task(bank: Bank, config: DatasetConfig, choices: Choices) -> TextTask:
 def _configured(config: DatasetConfig, modality: str, choices: Choices) -> ModalityConfig:
     if choices.encoder is None:
         return config.modality(modality)
-    configured = config.modalities.get(modality) or config.modalities.get(modality.split(".")[0])
+    configured = config.find(modality)
     if configured is not None and configured.encoder == choices.encoder:
         return configured
     return ModalityConfig(choices.encoder)
@@ -120,8 +134,34 @@ def _configured(config: DatasetConfig, modality: str, choices: Choices) -> Modal
 
 def _loaded(given: ModalityConfig, modality: str, choices: Choices) -> Any:
     options = dict(given.options)
-    weights = choices.weights if choices.weights is not None else options.pop("weights", None)
-    return load_encoder(given.encoder, weights, choices.device, modality, **options)
+    told = options.pop("weights", None) if given.weights is None else given.weights
+    weights = _weights(choices.weights, modality) or told
+    extra = {"preset": choices.preset, "allow_partial": choices.allow_partial}
+    asked = {name: value for name, value in extra.items() if value is not None}
+    for name in asked:
+        _require_option(given.encoder, modality, name)
+    return load_encoder(given.encoder, weights, choices.device, modality, **{**options, **asked})
+
+
+def _weights(given: str | None, modality: str) -> str | None:
+    """Those of a modality: ``rgb=FILE,ir=FILE`` names some, anything else is for all."""
+    pairs = [part.partition("=") for part in (given or "").split(",")]
+    kinds = {*MODALITIES, TEXT}
+    if not all(equals and set(base_modality(name.strip()).split("+")) <= kinds for name, equals, _ in pairs):
+        return given
+    named = {joint_name(name): value for name, _, value in pairs}
+    return named.get(modality) or named.get(base_modality(modality))
+
+
+def _require_option(encoder: str, modality: str, name: str) -> None:
+    """Raises: EncoderError: If the encoder's class takes no such argument."""
+    parameters = inspect.signature(_encoder_class(encoder)).parameters
+    if name not in parameters and all(one.kind is not one.VAR_KEYWORD for one in parameters.values()):
+        flag = name.replace("_", "-")
+        raise EncoderError(
+            f"extract: --{flag}: {encoder}, the encoder of {modality}, has no such choice; leave it out, or "
+            f"name with --modality only those whose encoders have"
+        )
 
 
 def _encoder_class(name: str) -> Any:
@@ -135,24 +175,36 @@ def _encoder_class(name: str) -> Any:
 
 def _sampling(choices: Choices, default: Sampling) -> Sampling:
     if choices.frames is None and choices.fps is None:
-        if choices.max_frames is None:
-            return default
-        return Sampling(default.frames, default.fps, choices.max_frames)
+        return default if choices.max_frames is None else replace(default, max_frames=choices.max_frames)
     cap = choices.max_frames if choices.max_frames is not None else default.max_frames
-    return Sampling(choices.frames, choices.fps, cap)
+    rule = default.rule if isinstance(choices.frames, int) else None
+    return Sampling(choices.frames, choices.fps, cap, rule)
 
 
-def _fields(encoder: Encoder, wanted: tuple[str, ...]) -> tuple[str, ...]:
+def _fields(
+    encoder: Encoder, modality: str, named: tuple[str, ...] | None, tokens: str | None
+) -> tuple[str, ...]:
+    wanted = named or encoder.default_fields
+    known = ", ".join(sorted(encoder.fields))
     for name in wanted:
         if name not in encoder.fields:
-            known = ", ".join(sorted(encoder.fields))
             raise UnknownFieldError(f"encoder {encoder.name}: no field named {name!r}; it writes: {known}")
+    if tokens is not None:
+        try:
+            wanted = with_tokens(wanted, encoder.fields, tokens)
+        except EncoderError as error:
+            raise UnknownFieldError(f"{modality}, encoder {encoder.name}: --{error}") from error
+    if not wanted:
+        raise UnknownFieldError(
+            f"{modality}, encoder {encoder.name}: --tokens none leaves nothing to write; it writes: {known}"
+        )
     return tuple(dict.fromkeys(wanted))
 
 
 def _reader_revisions(bank: Bank, dataset: str, modality: str) -> dict[str, int]:
     rows = bank.sql(
-        "SELECT DISTINCT reader FROM media WHERE dataset = ? AND modality = ?", [dataset, modality]
+        "SELECT DISTINCT reader FROM media WHERE dataset = ? AND list_contains(?, modality)",
+        [dataset, modality.split("+")],
     )
     return {name: load_reader(name).revision for name in sorted(rows["reader"].to_pylist())}
 

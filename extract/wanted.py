@@ -1,5 +1,6 @@
 """The plan of an extraction: the (item, view) rows that lack features, as columns, however many they are."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from extract.progress import readable_bytes
-from extract.sampling import Sampling
+from extract.steps import frames_per_step
 from extract.task import Task
 from store.bank import Bank
 
@@ -73,29 +74,65 @@ def plan(bank: Bank, task: Task) -> Plan:
     return Plan(bank.plan(task.dataset, task.modality, task.spec, task.fields, task.views, task.where))
 
 
-def size_estimate(task: Task, wanted: Plan) -> str:
-    """How many bytes the missing rows will take, as far as the listing tells how long the clips are."""
-    total, known = 0.0, True
-    for name in task.fields:
+@dataclass(frozen=True)
+class Size:
+    """What the missing rows of a task will take on disk.
+
+    Attributes:
+        fields: Field -> bytes, as far as the listing tells how long the clips are.
+        known: Whether it told.
+    """
+
+    fields: dict[str, int]
+    known: bool = True
+
+    @property
+    def total(self) -> int:
+        """Bytes of all fields."""
+        return sum(self.fields.values())
+
+    def __str__(self) -> str:
+        """``about 7.2 KB (tokens 6.8 KB, cls 432 B)``."""
+        if not self.known:
+            return "a size that depends on the clips' lengths"
+        largest_first = sorted(self.fields.items(), key=lambda one: -one[1])
+        parts = ", ".join(f"{name} {readable_bytes(size)}" for name, size in largest_first)
+        return f"about {readable_bytes(self.total)} ({parts})"
+
+
+def size_estimate(task: Task, wanted: Plan, fields: Sequence[str] | None = None) -> Size:
+    """How many bytes the missing rows will take.
+
+    Args:
+        task: What is to be extracted.
+        wanted: Its missing rows.
+        fields: Instead of those that the task asks for, with every row of the plan lacking them.
+    """
+    steps = _mean_steps(task, wanted)
+    sizes, known = {}, True
+    for name in fields or task.fields:
         spec = task.encoder.fields[name]
-        frames = 1.0 if spec.per_clip else _mean_frames(task.sampling, wanted)
-        known &= frames is not None
-        total += wanted.rows_of(name) * (frames or 0.0) * spec.tokens * spec.dim * _BYTES_PER_VALUE
-    return f"about {readable_bytes(total)}" if known else "a size that depends on the clips' lengths"
+        rows = wanted.rows_of(name) if fields is None else len(wanted)
+        known &= spec.per_clip or steps is not None or not rows
+        count = 1.0 if spec.per_clip else (steps or 0.0)
+        sizes[name] = round(rows * count * spec.tokens * spec.dim * _BYTES_PER_VALUE)
+    return Size(sizes, known)
 
 
-def _mean_frames(sampling: Sampling, wanted: Plan) -> float | None:
-    """Frames of a clip on average; None where no clip's length is known."""
+def _mean_steps(task: Task, wanted: Plan) -> float | None:
+    """Time steps of a clip's features on average; None where no clip's length is known."""
+    width, sampling = frames_per_step(task.encoder), task.sampling
     if isinstance(sampling.frames, int):
-        return float(sampling.frames)
+        return math.ceil(sampling.frames / width)
     columns = ("start_seconds", "end_seconds", "duration_seconds", "fps")
     start, end, duration, fps = (_numbers(wanted.table, name) for name in columns)
     seconds = np.where(np.isnan(end), duration, end - np.nan_to_num(start))
     rate = np.nan_to_num(fps, nan=_USUAL_FPS) if sampling.fps is None else sampling.fps
+    rate = getattr(task.encoder, "prepared_hz", rate)  # a spectrogram's, not the waveform's
     frames = np.maximum(seconds * rate, 1)[~np.isnan(seconds)]
     if not len(frames):
         return None
-    return float(np.minimum(frames, sampling.max_frames or np.inf).mean())
+    return float(np.ceil(np.minimum(frames, sampling.max_frames or np.inf) / width).mean())
 
 
 def _numbers(table: pa.Table, column: str) -> np.ndarray:

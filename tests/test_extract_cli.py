@@ -166,7 +166,8 @@ def test_the_root_is_needed_once(corpus, tmp_path, complaint, here):
     assert "--root DIR" in complaint(*arguments)
     out, err = here(*arguments, "--root", root)
     assert "12 clips added" in out
-    assert "12 clips to do, about 7.2 KB; fp32 on cpu" in err  # 12 x 6 frames x (16 + 1) x 3 x 2 bytes
+    # 12 x 6 frames x (16 + 1) x 3 x 2 bytes
+    assert "12 clips to do, about 7.2 KB (tokens 6.8 KB, cls 432 B); fp32 on cpu" in err
     out, _ = here(*arguments)
     assert out.startswith("nothing is missing: all 12 clips of toy/rgb have patches@")
 

@@ -55,4 +55,7 @@ def test_the_size_estimate(sampling, frames):
         }
     )
     task = SimpleNamespace(sampling=sampling, fields=("cls", "embedding"), encoder=Patches())
-    assert size_estimate(task, Plan(table)) == f"about {readable_bytes((frames + 4) * 3 * 2)}"
+    size = size_estimate(task, Plan(table))
+    assert size.fields == {"cls": frames * 3 * 2, "embedding": 4 * 3 * 2} and size.known
+    total = readable_bytes((frames + 4) * 3 * 2)
+    assert str(size) == f"about {total} (cls {readable_bytes(frames * 6)}, embedding 24 B)"

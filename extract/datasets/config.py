@@ -10,13 +10,15 @@ from typing import Any
 
 import yaml
 
-from extract.datasets.clips import Dataset, DatasetError
+from encoders import base_modality
+from extract.datasets.clips import MODALITIES, Dataset, DatasetError
 from extract.sampling import Sampling
 from store.errors import UnknownNameError
+from store.tables import TEXT
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "datasets"
 KEYS = ("name", "adapter", "root", "options", "modalities")
-MODALITY_KEYS = ("encoder", "sampling", "fields", "options")
+MODALITY_KEYS = ("encoder", "weights", "sampling", "fields", "options")
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,20 @@ class ModalityConfig:
         sampling: Which frames; None = as the encoder wants.
         fields: Which of the encoder's outputs; None = its default ones.
         options: Keyword arguments of the encoder.
+        weights: Its checkpoint; None = those of the installed package.
     """
 
     encoder: str
     sampling: Sampling | None = None
     fields: tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As in the YAML, without what is default."""
         values = {
             "encoder": self.encoder,
+            "weights": self.weights,
             "sampling": self.sampling.key() if self.sampling else None,
             "fields": list(self.fields) if self.fields else None,
             "options": dict(self.options) or None,
@@ -72,10 +77,14 @@ class DatasetConfig:
         Raises:
             UnknownNameError: With the modalities that there are.
         """
-        for key in (name, name.partition(".")[0]):
-            if key in self.modalities:
-                return self.modalities[key]
-        raise UnknownNameError(str(self.source), "modality", name, sorted(self.modalities))
+        found = self.find(name)
+        if found is None:
+            raise UnknownNameError(str(self.source), "modality", name, sorted(self.modalities))
+        return found
+
+    def find(self, name: str) -> ModalityConfig | None:
+        """As :meth:`modality`; None where it is not listed."""
+        return self.modalities.get(name) or self.modalities.get(base_modality(name))
 
     def to_json(self) -> dict[str, Any]:
         """What the catalog keeps."""
@@ -113,10 +122,7 @@ def load_config(
     if folder is not None:
         base = Path.cwd() if root is not None else path.parent
         resolved = Path(os.path.normpath(base / Path(folder).expanduser()))
-    modalities = {
-        str(name): _modality(path, str(name), value)
-        for name, value in (content.get("modalities") or {}).items()
-    }
+    modalities = parse_modalities(f"{path}: modalities", content.get("modalities") or {})
     return DatasetConfig(
         name=str(content.get("name") or path.stem),
         adapter=str(content["adapter"]),
@@ -182,21 +188,50 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _modality(path: Path, name: str, value: Any) -> ModalityConfig:
-    where = f"{path}: modalities.{name}"
+def parse_modalities(where: str, value: Any) -> dict[str, ModalityConfig]:
+    """Modality -> how it is encoded, from what a YAML holds (a dataset's, or a recipe's).
+
+    Args:
+        where: What an error begins with.
+        value: Modality -> an encoder's name, or a mapping with the keys ``MODALITY_KEYS``.
+
+    Raises:
+        DatasetError, SamplingError: For unknown modalities and keys, and for what is no such mapping.
+    """
+    if not isinstance(value, Mapping):
+        raise DatasetError(f"{where}: is {value!r}; a mapping from modality to encoder is needed")
+    return {
+        joint_name(str(name)): _modality(f"{where}.{name}", str(name), one) for name, one in value.items()
+    }
+
+
+def joint_name(name: str) -> str:
+    """One spelling for several modalities at once: ``depth + rgb`` is ``rgb+depth``."""
+    order = {kind: place for place, kind in enumerate((*MODALITIES, TEXT))}
+    parts = {part.strip() for part in name.split("+")}
+    return "+".join(sorted(parts, key=lambda part: (order.get(base_modality(part), len(order)), part)))
+
+
+def _modality(where: str, name: str, value: Any) -> ModalityConfig:
+    kinds = (*MODALITIES, TEXT)
+    for part in base_modality(name).split("+"):
+        if part not in kinds:
+            raise DatasetError(f"{where}: no modality {part!r}; there are: {', '.join(kinds)}")
     if isinstance(value, str):
         return ModalityConfig(value)
-    if not isinstance(value, dict) or not isinstance(value.get("encoder"), str):
+    if not isinstance(value, Mapping) or not isinstance(value.get("encoder"), str):
         raise DatasetError(
             f"{where}: is {value!r}; an encoder's name, or a mapping with `encoder`, is needed"
         )
     _check_keys(where, value, MODALITY_KEYS)
-    sampling, fields = value.get("sampling"), value.get("fields")
+    sampling, fields, weights = (value.get(key) for key in ("sampling", "fields", "weights"))
+    fields = [name.strip() for name in fields.split(",")] if isinstance(fields, str) else fields
     return ModalityConfig(
         value["encoder"],
         None if sampling is None else Sampling.parse(sampling),
         None if fields is None else tuple(fields),
         dict(value.get("options") or {}),
+        None if weights is None else str(weights),
     )
 
 
