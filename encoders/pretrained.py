@@ -133,7 +133,7 @@ class Pretrained:
             model = self.build()
         if self.path is not None:
             tensors = self.translate(read_checkpoint(self.path, self.modality))
-            load_strictly(model, tensors, f"{self.name}: {self.path}", self.allow_partial)
+            self.load_report = load_strictly(model, tensors, f"{self.name}: {self.path}", self.allow_partial)
         return model.eval().to(self.device)
 
     @cached_property
