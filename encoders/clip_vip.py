@@ -63,8 +63,11 @@ class ClipVipModel(nn.Module):
             self.vision_model = VideoTower(shape.video)
             self.visual_projection = nn.Linear(shape.video.width, shape.joint, bias=False)
         if text:
-            self.text_model = _text_tower(shape.text)
-            self.text_projection = nn.Linear(shape.text.width, shape.joint, bias=False)
+            # Fresh weights are the same with and without the other tower: equal spaces, equal features.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(torch.initial_seed() + 1)
+                self.text_model = _text_tower(shape.text)
+                self.text_projection = nn.Linear(shape.text.width, shape.joint, bias=False)
         if video and text:
             self.logit_scale = nn.Parameter(torch.tensor(4.6))
 

@@ -310,6 +310,13 @@ def test_spaces_tell_what_is_comparable():
     assert tiny("rgb").space != tiny("skeleton").space
 
 
+def test_equal_spaces_give_equal_features_even_of_random_weights():
+    batch = torch.randint(0, 256, (1, 3, 3, 32, 32), dtype=torch.uint8)
+    both = tiny(None)
+    assert torch.equal(tiny("rgb").encode(batch)["embedding"], both.encode(batch)["embedding"])
+    assert torch.equal(tiny("text").encode_text(["a cat"]), both.encode_text(["a cat"]))
+
+
 def test_a_mirrored_skeleton_swaps_left_and_right():
     body = media("skeleton", 3)[:, :1]
     prepare = tiny("skeleton").prepare()
