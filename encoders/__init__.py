@@ -51,6 +51,8 @@ ENCODERS = {
     "vjepa2-g": "encoders.vision_transformers:VisionTransformer",
     "joints": "encoders.joints:Joints",
     "imu": "encoders.imu:IMU",
+    "davenet": "encoders.davenet:Davenet",
+    "davenet-v2": "encoders.davenet:Davenet",
     "clip-vip-b16": "encoders.clip_vip:ClipVip",
     "clip-vip-b32": "encoders.clip_vip:ClipVip",
     "tahar": "encoders.tahar:Tahar",
