@@ -36,11 +36,11 @@ def prenormalise(bodies: np.ndarray) -> np.ndarray:
 
     Returns:
         (M, T', 25, 3) float64: the body that is seen in most frames first, only frames in which it is seen.
-
-    Raises:
-        EncoderError: If no body is seen in any frame.
+        A clip that shows nobody stays as it is.
     """
     order, seen = main_body(bodies)
+    if not seen.any():
+        return bodies.astype(np.float64)
     bodies = bodies[order][:, seen].astype(np.float64)
     bodies = _centred(bodies, bodies[0, 0, SPINE_MIDDLE])
     bodies = bodies @ _turn(bodies[0, 0, SPINE_MIDDLE] - bodies[0, 0, SPINE_BASE], UPWARDS).T
@@ -50,10 +50,7 @@ def prenormalise(bodies: np.ndarray) -> np.ndarray:
 def main_body(bodies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The bodies' order (M,), that of most frames first (the first of equals), and its frames (T,) bool."""
     seen = ~np.isclose(bodies, 0).all((2, 3))
-    counts = seen.sum(1)
-    if not counts.any():
-        raise EncoderError(f"skeleton: no body is seen in any of the {bodies.shape[1]} frames; leave it out")
-    main = int(counts.argmax())
+    main = int(seen.sum(1).argmax())
     others = [body for body in range(len(bodies)) if body != main]
     return np.array([main, *others]), seen[main]
 
@@ -149,6 +146,8 @@ class PrepareBody:
         if crop is not None and crop.flip:
             bodies = bodies[:, :, MIRRORED] * np.array([-1.0, 1.0, 1.0])
         seen = main_body(bodies)[1]
+        if not seen.any():
+            raise EncoderError(f"skeleton: no body is seen in any of the {len(values)} frames; leave it out")
         placed = np.full((len(values), JOINTS, 3), np.nan, np.float32)
         placed[seen] = prenormalise(bodies)[0]
         return placed[_shown(seen)] if self.gaps == "hold" else placed
