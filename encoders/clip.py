@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from encoders import hub
-from encoders.checkpoint import read_checkpoint
+from encoders.checkpoint import read_tensors
 from encoders.clip_checkpoints import ARCHITECTURES, FAMILIES, TINY_SIZES, card, configuration, tiny
 from encoders.clip_tokenizer import clip_tokenizer
 from encoders.errors import EncoderError, WeightsError
@@ -105,7 +105,7 @@ class Clip(Pretrained):
         if self.path is not None:
             if self.family.model_type != "clip":
                 raise WeightsError(f"{self.name}: {self.path} is a file; give a folder or a hub id")
-            return clip_config(read_checkpoint(self.path))
+            return clip_config(read_tensors(self.path))
         return getattr(transformers, f"{self.family.classes}Config")(**configuration(self.architecture))
 
     def _declare(self) -> None:
@@ -159,7 +159,8 @@ class Clip(Pretrained):
         if self.folder is None:
             return super().model
         classes = (f"{self.family.classes}Model",)
-        return hub.load(self.folder, classes, self.name, self.allow_partial).to(self.device)
+        model, self.load_report = hub.load(self.folder, classes, self.name, self.allow_partial)
+        return model.to(self.device)
 
     @cached_property
     def space(self) -> dict[str, Any]:

@@ -164,4 +164,10 @@ TINY_SIZES = TwoTowers("clip", 8, 32, SMALL, SMALL, HEAD_DIM, text_length=16)
 def tiny(official: TwoTowers) -> TwoTowers:
     """An architecture of the same family, small enough for a test; the tokenizer still fits."""
     joint = SMALL.width if official.family.startswith("siglip") else HEAD_DIM
-    return replace(TINY_SIZES, family=official.family, joint=joint, vocabulary=official.vocabulary)
+    return replace(
+        TINY_SIZES,
+        family=official.family,
+        joint=joint,
+        vocabulary=official.vocabulary,
+        frames=min(official.frames, 4),
+    )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from encoders.checkpoint import SHOWN, LoadReport
 from encoders.errors import EncoderError, WeightsError
 from encoders.preprocess import ImagePreprocess
 from encoders.weights import WEIGHT_PATTERNS, model_folder
@@ -117,17 +118,20 @@ def agrees(config: Any, values: Mapping[str, Any]) -> bool:
     )
 
 
-def load(folder: Path, classes: Sequence[str], where: str, allow_partial: Sequence[str] = ()) -> Any:
+def load(
+    folder: Path, classes: Sequence[str], where: str, allow_partial: Sequence[str] = ()
+) -> tuple[Any, LoadReport]:
     """The folder's model in float32, by the class that saved it: its heads are checked like the rest.
 
     Args:
         folder: Weights (sharded or not) and ``config.json``.
         classes: transformers' classes that are accepted; the first one where the folder names none of them.
         where: The encoder, for messages.
-        allow_partial: Keys, or prefixes ending in ``.``, that the folder may lack.
+        allow_partial: Keys, or prefixes ending in ``.``, that may be missing, unexpected or misshapen.
 
     Raises:
-        WeightsError: With every missing, unexpected and misshapen key, or why nothing could be read.
+        WeightsError: With every key that does not fit and was not named, the tensors that hold NaN or
+            infinity, or why nothing could be read.
     """
     import pickle
 
@@ -137,29 +141,49 @@ def load(folder: Path, classes: Sequence[str], where: str, allow_partial: Sequen
     saved = _read_json(folder / "config.json", where).get("architectures") or classes
     kind = getattr(transformers, saved[0] if saved[0] in classes else classes[0])
     try:
-        model, report = kind.from_pretrained(
-            folder,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are reported, and refused below with all others
-            dtype=torch.float32,
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what the folder may lack is then the same each time
+            model, info = kind.from_pretrained(
+                folder,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported, and refused below with all others
+                dtype=torch.float32,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{where}: cannot read {folder}: {reason}") from error
-    partial = tuple(allow_partial)
+    _refuse(info, f"{where}: {folder} does not fit {kind.__name__}", tuple(allow_partial))
+    bad = sorted(key for key, value in model.state_dict().items() if not value.isfinite().all())
+    if bad:
+        raise WeightsError(f"{where}: {folder} holds NaN or infinite values: {', '.join(bad[:SHOWN])}")
+    misshapen = {key for key, *_ in info["mismatched_keys"]}
+    strange = {*info["missing_keys"], *misshapen}
+    report = LoadReport(
+        loaded=tuple(key for key in model.state_dict() if key not in strange),
+        missing=tuple(sorted(info["missing_keys"])),
+        unexpected=tuple(sorted(info["unexpected_keys"])),
+        misshapen=tuple(sorted(misshapen)),
+    )
+    return model.eval(), report
+
+
+def _refuse(info: Mapping[str, Any], where: str, partial: tuple[str, ...]) -> None:
+    """An error with the keys that do not fit, unless they were named."""
     wrong = {
-        "missing_keys": sorted(key for key in report["missing_keys"] if not _allowed(key, partial)),
-        "unexpected_keys": sorted(report["unexpected_keys"]),
-        "mismatched_keys": [
-            f"{key} {tuple(got)} instead of {tuple(want)}"
-            for key, got, want in sorted(report["mismatched_keys"])
-        ],
+        "missing_keys": {key: key for key in info["missing_keys"]},
+        "unexpected_keys": {key: key for key in info["unexpected_keys"]},
+        "mismatched_keys": {
+            key: f"{key} {tuple(got)} instead of {tuple(want)}" for key, got, want in info["mismatched_keys"]
+        },
     }
-    if any(wrong.values()):
-        listed = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in wrong.items() if keys)
-        raise WeightsError(f"{where}: {folder} does not fit {kind.__name__}: {listed}")
-    return model.eval()
+    listed = []
+    for what, keys in wrong.items():
+        refused = sorted(said for key, said in keys.items() if not _allowed(key, partial))
+        more = f", and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
+        listed += [f"{what} ({len(refused)}): {', '.join(refused[:SHOWN])}{more}"] if refused else []
+    if listed:
+        raise WeightsError(f"{where}: {'; '.join(listed)}; to load the rest, name them with --allow-partial")
 
 
 def _allowed(key: str, partial: tuple[str, ...]) -> bool:

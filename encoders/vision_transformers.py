@@ -33,7 +33,7 @@ from encoders.vision_checkpoints import (
     configuration,
     tiny,
 )
-from encoders.weights import folder_digest
+from encoders.weights import RANDOM, folder_digest
 
 Features = dict[str, torch.Tensor]
 
@@ -221,13 +221,20 @@ class VisionTransformer(Pretrained):
         kind = self.family.classes[-1 if self.architecture.finetuned else 0]
         return _without_heads(getattr(transformers, kind)(self.config))
 
+    def parameters(self) -> int:
+        """As :class:`Pretrained`'s; for two frames, since VideoMAE computes its position table, slowly."""
+        if self.architecture.family == "videomae" and self.path is None and self.architecture.frames > 2:
+            short = replace(self.architecture, frames=2)
+            return type(self)(RANDOM, name=next(iter(self.architectures)), architecture=short).parameters()
+        return super().parameters()
+
     @cached_property
     @torch.inference_mode(False)  # as in Pretrained
     def model(self) -> Any:
         """The encoder in evaluation mode, loaded strictly."""
         if self.path is None:
             return super().model
-        loaded = hub.load(self.path, self.family.classes, self.name, self.allow_partial)
+        loaded, self.load_report = hub.load(self.path, self.family.classes, self.name, self.allow_partial)
         return _without_heads(loaded).to(self.device)
 
     @cached_property

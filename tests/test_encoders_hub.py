@@ -1,0 +1,448 @@
+"""Encoders through transformers: what its own models and processors compute, on real frames."""
+
+import json
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hub_folders import CASES, Case, sample_frames
+from safetensors.torch import load_file, save_file
+from test_encoders_openai_clip import OpenAIClip
+from torch.nn.functional import cosine_similarity
+
+from encoders import ENCODERS, hub, load_encoder
+from encoders.errors import EncoderError, WeightsError
+from encoders.tokens import field_values
+
+# Published parameter counts of whole checkpoints, where they are encoders only.
+PARAMETERS = {
+    "clip-vit-b32": 151_277_313,
+    "clip-vit-b16": 149_620_737,
+    "clip-vit-l14": 427_616_513,
+    "siglip-b16-224": 203_155_970,
+    "siglip-so400m-384": 877_960_498,
+    "siglip2-b16-224": 375_187_970,
+    "siglip2-so400m-384": 1_136_008_498,
+    "xclip-b32": 196_585_729,
+    "dinov2-s14": 22_056_576,
+    "dinov2-b14": 86_580_480,
+    "dinov2-l14": 304_368_640,
+    "timesformer-b": 121_258_752,
+}
+NAMES = [
+    name
+    for name, target in ENCODERS.items()
+    if target.split(":")[0] in ("encoders.clip", "encoders.vision_transformers")
+]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Each case's folder and the model in it, made once."""
+    made: dict[str, Any] = {}
+
+    def get(case: Case):
+        if case.name not in made:
+            folder = tmp_path_factory.mktemp(case.name)
+            made[case.name] = (folder, case.save(folder))
+        return made[case.name]
+
+    return get
+
+
+def _official(case: Case, model: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What transformers' own methods and heads give for one clip's frames ``(T, 3, S, S)``."""
+    with torch.inference_mode():
+        if case.name.startswith(("clip", "siglip")):
+            outputs = model.get_image_features(pixel_values=pixels)
+            skipped = 1 if case.name.startswith("clip") else 0
+            return {"cls": outputs.pooler_output, "tokens": outputs.last_hidden_state[:, skipped:]}
+        clip = pixels[None]
+        if case.name.startswith("xclip"):
+            outputs = model(input_ids=torch.tensor([[1, 5, 2]]), pixel_values=clip)
+            patches = outputs.vision_model_output.last_hidden_state[:, 1:]
+            return {"unit embedding": outputs.video_embeds, "tokens": patches}
+        if case.name.startswith("dinov2"):
+            hidden = model.base_model(pixels).last_hidden_state
+            first = 1 + case.config.get("num_register_tokens", 0)
+            features = {"cls": hidden[:, 0], "tokens": hidden[:, first:]}
+            return features | ({"logits": model(pixels).logits} if hasattr(model, "classifier") else {})
+        if case.name.startswith("vjepa2"):
+            body = model.base_model
+            return {"tokens": body.get_vision_features(clip).unflatten(1, (2, 16))[0]}
+        hidden = model.base_model(clip).last_hidden_state
+        if case.name == "timesformer-b":
+            places = [[hidden[0, 1 + place * case.frames + step] for place in range(16)] for step in range(4)]
+            tokens = torch.stack([torch.stack(row) for row in places])
+        else:
+            tokens = hidden.unflatten(1, (2, 16))[0]
+        if hasattr(model, "classifier"):
+            return {"tokens": tokens, "logits": model(clip).logits}
+        return {"tokens": tokens, "embedding": hidden.mean(1)}
+
+
+def _ours(encoder: Any, frames: np.ndarray) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Our pixels and our fields of one clip."""
+    prepared = torch.from_numpy(encoder.prepare()(frames, "rgb"))
+    batch = prepared[None] if encoder.unit == "clip" else prepared[:, None]
+    outputs = encoder.encode(batch)
+    outputs = {key: value[0] if encoder.unit == "clip" else value[:, 0] for key, value in outputs.items()}
+    return encoder.preprocess.normalise(prepared), outputs
+
+
+def _as_official(case: Case, model: Any, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Our fields in the official methods' shapes; the checkpoint's own head on what it reads."""
+    got = {"tokens": outputs["tokens"]}
+    if "cls" in outputs:
+        got["cls"] = outputs["cls"][:, 0]
+    if "embedding" in outputs:
+        got["embedding"] = outputs["embedding"][0]
+        got["unit embedding"] = torch.nn.functional.normalize(outputs["embedding"][0], dim=-1)
+    if hasattr(model, "classifier") and not case.name.startswith("vjepa2"):
+        read = outputs["embedding"][0] if "embedding" in outputs else None
+        if read is None:
+            read = torch.cat([got["cls"], outputs["tokens"].mean(1)], 1)
+        with torch.inference_mode():
+            got["logits"] = model.classifier(read)
+    return got
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_features_are_those_of_transformers(case, saved):
+    """To rounding on the same pixels; on its own processor's pixels as close as those are."""
+    folder, model = saved(case)
+    encoder = load_encoder(case.name, weights=str(folder), modality="rgb")
+    frames = sample_frames(case.frames)
+    pixels, outputs = _ours(encoder, frames)
+    theirs = case.pixels(frames)
+    std = torch.tensor(encoder.preprocess.std).view(3, 1, 1)
+    assert ((pixels - theirs).abs() * std).mean() <= 1 / 255
+    got = _as_official(case, model, outputs)
+    exact, close = _official(case, model, pixels), _official(case, model, theirs)
+    assert set(exact) <= set(got)
+    for key, want in exact.items():
+        assert got[key].shape == want.shape
+        assert torch.allclose(got[key], want, atol=2e-5, rtol=1e-4), key
+        assert cosine_similarity(got[key].flatten(), close[key].flatten(), dim=0) > 0.999
+    assert encoder.name == f"{case.name}-custom"
+
+
+# Weights of these outputs at zero: a token then knows nothing of the others.
+MIXING = (
+    "out_proj",
+    "o_proj",
+    "attention.output.dense",
+    "attention.proj",
+    "attention_output",
+    "temporal_dense",
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_tokens_lie_where_their_patches_are(case, saved, tmp_path):
+    """Without attention, a changed patch (step 1, row 2, column 1) changes that token and no other."""
+    model = case.model()
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if any(name in key for name in MIXING):
+                weight.zero_()
+    case.save(tmp_path)
+    model.save_pretrained(tmp_path)
+    encoder = load_encoder(case.name, weights=str(tmp_path), modality="rgb")
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randint(0, 256, (1, 4, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    changed = batch.clone()
+    first = encoder.frames_per_step  # of the frames that step 1 covers
+    changed[:, first, :, 16:24, 8:16] = 255 - changed[:, first, :, 16:24, 8:16]
+    before, after = encoder.encode(batch)["tokens"], encoder.encode(changed)["tokens"]
+    moved = (before - after).abs().amax(-1)[0] > 1e-6
+    assert moved.nonzero().tolist() == [[1, 2 * 4 + 1]]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_fields_are_declared_as_they_come(case, saved):
+    folder, _ = saved(case)
+    encoder = load_encoder(case.name, weights=str(folder), modality="rgb")
+    outputs = encoder.encode(torch.zeros(2, case.frames, 3, 32, 32, dtype=torch.uint8))
+    assert {name for name, one in encoder.fields.items() if one.source is None} == set(outputs)
+    for name in encoder.fields:
+        one = encoder.fields[name]
+        values = field_values(one, outputs)
+        assert values.shape[2:] == (one.tokens, one.dim)
+        steps = 1 if one.per_clip and encoder.unit == "clip" else case.frames // encoder.frames_per_step
+        assert values.shape[:2] == (2, steps)
+    assert encoder.default_fields[-1] == "tokens.pooled"
+    assert json.loads(json.dumps(encoder.space)) == encoder.space
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_counts_its_parameters_and_says_where_it_comes_from(name):
+    encoder = load_encoder(name, weights="random")
+    assert encoder.parameters() == PARAMETERS.get(name, encoder.parameters()) > 20e6
+    assert encoder.name == f"{name}-random"
+    if name != "clip":
+        assert encoder.card.file.count("/") == 1 and encoder.card.published.startswith("github.com/")
+        assert encoder.card.licence
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_small_twin_of_every_name_runs(name):
+    encoder = load_encoder(name, weights="random", architecture="tiny")
+    frames = encoder.sampling["frames"] if encoder.unit == "clip" else 1
+    outputs = encoder.encode(
+        torch.randint(0, 256, (2, frames, 3, *encoder.preprocess.sides), dtype=torch.uint8)
+    )
+    assert all(torch.isfinite(value).all() for value in outputs.values())
+    assert encoder.name == f"{name}-tiny-random"
+    again = load_encoder(name, weights="random", architecture="tiny")
+    assert torch.equal(
+        next(again.model.parameters()), next(encoder.model.parameters())
+    )  # random, yet the same each time
+
+
+def test_attention_is_fused_where_transformers_can(saved):
+    for case in CASES:
+        encoder = load_encoder(case.name, weights=str(saved(case)[0]), modality="rgb")
+        expected = "eager" if case.name == "timesformer-b" else "sdpa"
+        assert encoder.model.config._attn_implementation == expected
+
+
+# Texts ----------------------------------------------------------------------------------------------------
+
+
+def test_texts_of_random_weights_are_tokenised_by_clips_own_tokenizer():
+    encoder = load_encoder("xclip-b16", weights="random", modality="text", architecture="tiny")
+    texts = ["a person waves", "A person waves", "somebody drinks from a cup"]
+    vectors = encoder.encode_text(texts)
+    with torch.inference_mode():
+        tokens = encoder.tokenizer(texts, padding=True, return_tensors="pt")
+        expected = encoder.model.get_text_features(**tokens).pooler_output
+    assert torch.allclose(vectors, expected, atol=1e-5)
+    assert torch.equal(vectors[0], vectors[1])
+    assert encoder.default_fields == ("embedding",) and set(encoder.fields) == {"embedding"}
+
+
+def test_random_siglip_says_that_its_tokenizer_is_missing():
+    encoder = load_encoder("siglip2-b16-224", weights="random", modality="text", architecture="tiny")
+    with pytest.raises(EncoderError, match="its tokenizer comes with its folder"):
+        encoder.encode_text(["a cup"])
+
+
+# Files of OpenAI's ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "said"), [("clip", "clip"), ("clip-vit-b16", "clip-vit-b16-custom")])
+def test_a_file_of_openais_computes_what_its_module_computes(tmp_path, name, said):
+    torch.manual_seed(0)
+    reference = OpenAIClip().eval()
+    torch.save(reference.state_dict(), tmp_path / "ViT-tiny.pt")
+    encoder = load_encoder(name, weights=str(tmp_path / "ViT-tiny.pt"), modality="rgb")
+    pixels, outputs = _ours(encoder, sample_frames(2))
+    with torch.inference_mode():
+        expected = reference.visual(pixels)
+    assert torch.allclose(outputs["cls"][:, 0], expected, atol=1e-4)
+    assert encoder.name == said
+    assert encoder.preprocess.resize == "centre" and encoder.preprocess.interpolation == "bicubic"
+    assert encoder.space != load_encoder(name, weights="random").space
+    assert encoder.tokenizer("a cup")["input_ids"][0] == 49406
+
+
+# Folders --------------------------------------------------------------------------------------------------
+
+
+def test_sharded_folders_load(tmp_path):
+    case = next(case for case in CASES if case.name == "videomae-b")
+    model = case.save(tmp_path, shard="40KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    loaded = load_encoder(case.name, weights=str(tmp_path)).model
+    expected = model.videomae.state_dict()
+    assert expected.keys() == loaded.state_dict().keys()
+    assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
+
+
+def test_half_precision_weights_run_in_float32(tmp_path):
+    case = CASES[0]
+    model = case.save(tmp_path)
+    model.half().save_pretrained(tmp_path)
+    encoder = load_encoder(case.name, weights=str(tmp_path))
+    assert {parameter.dtype for parameter in encoder.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("missing", r"missing_keys \(1\): vision_model\.post_layernorm\.bias"),
+        ("extra", r"unexpected_keys \(1\): vision_model\.surplus"),
+        ("misshapen", r"mismatched_keys \(1\): visual_projection\.weight \(23, 48\) instead of \(24, 48\)"),
+        ("damaged", r"holds NaN or infinite values: visual_projection\.weight"),
+        ("truncated", r"cannot read .*"),
+    ],
+)
+def test_faulty_folders_are_refused_and_say_why(tmp_path, fault, message):
+    CASES[0].save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    if fault == "missing":
+        del state["vision_model.post_layernorm.bias"]
+    if fault == "extra":
+        state["vision_model.surplus"] = torch.zeros(3)
+    if fault == "misshapen":
+        state["visual_projection.weight"] = state["visual_projection.weight"][:-1].clone()
+    if fault == "damaged":
+        state["visual_projection.weight"][3, 4] = torch.inf
+    save_file(state, path, metadata={"format": "pt"})
+    if fault == "truncated":
+        path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match=rf"^clip-vit-b32-custom: .*{message}"):
+        load_encoder("clip-vit-b32", weights=str(tmp_path)).model  # noqa: B018 - the property loads
+
+
+def test_partial_folders_load_when_told_which_keys_they_lack(tmp_path):
+    CASES[0].save(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    kept = {key: value for key, value in state.items() if not key.startswith("text_model.")}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    encoder = load_encoder("clip", weights=str(tmp_path), allow_partial=("text_model.",))
+    assert torch.equal(encoder.model.visual_projection.weight, state["visual_projection.weight"])
+    torch.rand(5)  # wherever the generator stands, what is missing is filled in the same way
+    again = load_encoder("clip", weights=str(tmp_path), allow_partial=("text_model.",))
+    fresh = "text_model.embeddings.token_embedding.weight"
+    assert torch.equal(encoder.model.state_dict()[fresh], again.model.state_dict()[fresh])
+    assert fresh in encoder.load_report.missing
+    assert encoder.space["allow_partial"] == ["text_model."]
+    with pytest.raises(WeightsError, match=r"missing_keys \(36\): text_model\.embeddings"):
+        load_encoder("clip", weights=str(tmp_path), allow_partial=("text_model",)).model  # noqa: B018
+
+
+def test_a_missing_head_is_reported_too(tmp_path):
+    """A classification checkpoint without its classifier is not the one that it says it is."""
+    case = next(case for case in CASES if case.name == "timesformer-b")
+    case.save(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    del state["classifier.bias"]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"missing_keys \(1\): classifier\.bias"):
+        load_encoder(case.name, weights=str(tmp_path)).model  # noqa: B018
+
+
+def test_a_folder_of_another_family_is_refused(saved):
+    folder, _ = saved(CASES[0])
+    with pytest.raises(WeightsError, match=r"is a 'clip' model; accepted are: siglip"):
+        load_encoder("siglip-b16-224", weights=str(folder))
+    with pytest.raises(WeightsError, match=r"is a 'clip' model; accepted are: dinov2"):
+        load_encoder("dinov2-b14", weights=str(folder))
+
+
+def test_the_official_configuration_keeps_its_name(tmp_path):
+    """Only the numbers of the name's own architecture do; the weights are not looked at for that."""
+    from transformers import TimesformerConfig
+
+    TimesformerConfig().save_pretrained(tmp_path)
+    assert load_encoder("timesformer-b", weights=str(tmp_path)).name == "timesformer-b"
+    TimesformerConfig(num_frames=96).save_pretrained(tmp_path)
+    encoder = load_encoder("timesformer-b", weights=str(tmp_path))
+    assert encoder.name == "timesformer-b-custom"
+    assert encoder.sampling == {"frames": 96}
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "message"),
+    [
+        ("xclip-b16", 3, r"3 frames a clip; it takes 4: pass --frames 4"),
+        ("videomae-b", 6, r"6 frames a clip; made for 4, it takes that number only: pass --frames 4"),
+        ("vjepa2-l", 5, r"5 frames a clip; made for 4, it takes a multiple of 2"),
+    ],
+)
+def test_clips_of_another_length_are_refused(name, frames, message):
+    encoder = load_encoder(name, weights="random", architecture="tiny")
+    with pytest.raises(EncoderError, match=message):
+        encoder.encode(torch.zeros(1, frames, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("name", "frames"), [("timesformer-b", 7), ("vjepa2-l", 10)])
+def test_some_take_longer_clips(name, frames):
+    encoder = load_encoder(name, weights="random", architecture="tiny")
+    tokens = encoder.encode(torch.zeros(2, frames, 3, 32, 32, dtype=torch.uint8))["tokens"]
+    assert tokens.shape == (2, frames // encoder.frames_per_step, 16, 32)
+
+
+# The hub --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty local cache, and no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def _snapshot(cache, hub_id: str):
+    folder = cache / f"models--{hub_id.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots").mkdir()
+    return folder / "snapshots" / "abc"
+
+
+def test_without_weights_the_official_ones_are_taken_from_the_local_cache(cache, saved):
+    case = CASES[0]
+    folder, model = saved(case)
+    shutil.copytree(folder, _snapshot(cache, "openai/clip-vit-base-patch32"))
+    encoder = load_encoder("clip-vit-b32")
+    assert torch.equal(encoder.model.visual_projection.weight, model.visual_projection.weight)
+    by_id = load_encoder("clip", weights="openai/clip-vit-base-patch32")
+    assert by_id.path == encoder.path
+
+
+def test_weights_that_cannot_be_had_name_the_official_ones_and_their_licence(cache):
+    with pytest.raises(
+        WeightsError,
+        match=r"^videomae-b: cannot get 'MCG-NJU/videomae-base' from the hub .* the official one is "
+        r"MCG-NJU/videomae-base, from github\.com/MCG-NJU/VideoMAE; licence: CC-BY-NC-4\.0",
+    ):
+        load_encoder("videomae-b")
+    with pytest.raises(WeightsError, match=r"no model folder at '/absent'.*from github\.com/openai/CLIP"):
+        load_encoder("clip-vit-b16", weights="/absent")
+
+
+def test_a_snapshot_that_lacks_a_shard_does_not_count(cache, tmp_path):
+    case = CASES[0]
+    snapshot = _snapshot(cache, "openai/clip-vit-base-patch32")
+    case.save(snapshot, shard="40KB")
+    assert hub._cached("openai/clip-vit-base-patch32") == snapshot
+    next(snapshot.glob("model-00002*")).unlink()
+    assert hub._cached("openai/clip-vit-base-patch32") is None
+
+
+def test_a_file_is_accepted_for_clip_only(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"weight": torch.zeros(2)}, path)
+    for name in ("siglip-b16-224", "xclip-b32", "dinov2-s14"):
+        with pytest.raises(WeightsError, match="is a file; give a folder or a hub id"):
+            load_encoder(name, weights=str(path))
+    with pytest.raises(WeightsError, match="not those of OpenAI's CLIP"):
+        load_encoder("clip-vit-b16", weights=str(path))
+
+
+# Full size ------------------------------------------------------------------------------------------------
+
+
+FULL_SIZE = {"clip-vit-b16": 1, "siglip-b16-224": 1, "dinov2-b14": 1, "xclip-b16": 8}
+FULL_SIZE |= {"videomae-b": 16, "timesformer-b": 8, "vjepa2-l": 16}  # a quarter of its 64 frames
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "count"), FULL_SIZE.items())
+def test_full_size_models_run(name, count):
+    encoder = load_encoder(name, weights="random", modality="rgb")
+    frames = sample_frames(count)
+    _, outputs = _ours(encoder, frames)
+    for key, value in outputs.items():
+        assert torch.isfinite(value).all()
+        assert tuple(value.shape[1:]) == (encoder.fields[key].tokens, encoder.fields[key].dim)
+    assert sum(one.numel() for one in encoder.model.parameters()) == encoder.parameters()
