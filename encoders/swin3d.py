@@ -85,19 +85,20 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", relative_position_index(window))
         self.relative_position_index: torch.Tensor
 
-    def bias(self, tokens: int) -> torch.Tensor:
+    def bias(self, tokens: int, dtype: torch.dtype) -> torch.Tensor:
         """``(heads, N, N)``, for windows of N tokens or, wrongly but as trained, shrunken ones."""
         index = self.relative_position_index[:tokens, :tokens].reshape(-1)
-        by_head = self.relative_position_bias_table.t().contiguous()
+        by_head = self.relative_position_bias_table.to(dtype).t().contiguous()
         return by_head.index_select(1, index).view(-1, tokens, tokens)
 
     def forward(self, rows: torch.Tensor, windows: Windows) -> torch.Tensor:
         """Tokens ``(B * L, C)`` in the windows' order -> the same, mixed within each window."""
         shape = (-1, windows.tokens, 3, self.heads, rows.shape[1] // self.heads)
-        bias, parts = self.bias(windows.tokens), []
-        for part, mask in zip(self.qkv(rows).split(windows.rows), windows.masks, strict=True):
+        projected, parts = self.qkv(rows), []
+        bias = self.bias(windows.tokens, projected.dtype)  # autocast's: added to the scores in its precision
+        for part, mask in zip(projected.split(windows.rows), windows.masks, strict=True):
             query, key, value = part.view(shape).permute(2, 0, 3, 1, 4).unbind()
-            added = bias if mask is None else bias + mask
+            added = bias if mask is None else bias + mask.to(bias.dtype)
             mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=added[None])
             parts.append(mixed.transpose(1, 2).reshape(-1, rows.shape[1]))
         return self.proj(torch.cat(parts) if len(parts) > 1 else parts[0])
