@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +43,9 @@ def probe(
     checkpoint: str | None = None,
     train_part: str = "train",
     part: str = "test",
+    learn_from: str | None = None,
+    shots: int | None = None,
+    draws: int = 5,
     encoders: dict[str, str] | None = None,
     fields: dict[str, str] | None = None,
     pool: str = AUTO,
@@ -54,6 +57,12 @@ def probe(
     Multinomial logistic regression, solved to its optimum; its L2 strength is chosen by cross-validation
     within the training part, whole subjects held out. Prints and records accuracy and balanced accuracy.
 
+    Examples:
+      python -m evaluate probe                                  each modality's stored features
+      python -m evaluate probe --checkpoint latest              the aligned embeddings
+      python -m evaluate probe --checkpoint latest --shots 5    five training clips a class
+      python -m evaluate probe --checkpoint latest --learn-from skeleton    does its classifier fit others?
+
     Args:
         bank: The bank's directory.
         dataset: Which dataset; may be left out if the bank has one.
@@ -63,6 +72,11 @@ def probe(
             embeddings. None: raw features.
         train_part: Part to learn from.
         part: Part to score, once.
+        learn_from: Modality whose training clips teach, whichever is scored (classifier transfer): another
+            modality of the checkpoint's space, or another view (ir.ceiling) of one encoder's.
+        shots: Training clips a class (all that a class has, if fewer); None: all. With one, nothing can be
+            held out, and the strongest L2 is taken.
+        draws: With shots: how often they are drawn anew; the interval covers the draws.
         encoders: Modality -> feature set, where there are several.
         fields: Modality -> field of that set.
         pool: Raw features to one vector a clip: mean, cls, resample:K (order in time kept), auto.
@@ -79,22 +93,71 @@ def probe(
             f"{first.dataset}: a probe needs a protocol with parts; the dataset's adapter gives them, "
             f"python -m extract --dataset {first.dataset} --register-only --bank {bank}"
         )
+    if (shots is not None and shots < 1) or draws < 1:
+        raise EvaluateError(f"probe: --shots {shots}, --draws {draws}; 1 or more is accepted")
+    lesson = Lesson(train_part, part, learn_from, shots, draws if shots else 1, seed)
     asked |= {"dataset": first.dataset, "protocol": first.protocol}
     rows, matrices = [], []
     with first.bank.record_run("evaluate probe", asked) as run:
         for modality in first.modalities(modalities):
             print(f"probing {modality}", file=sys.stderr)
-            outcome = probe_modality(sources, modality, train_part, part, seed, device)
+            outcome = probe_modality(sources, modality, lesson, device)
             for score in outcome.scores:
                 score.record(run, "probe")
             rows.append(outcome.row)
             matrices.append(outcome.matrix)
         write_file(run, CONFUSION_FILE, matrices)
         run.used(*(selection for source in sources for selection in source.used))
-    print(f"{first.dataset}, {first.protocol}: learnt on {train_part}, scored on {part}; percent [95 %]\n")
+    print(f"{first.dataset}, {first.protocol}: {lesson.told()}; percent [95 %]\n")
     print_table(rows)
     print_saved(sources)
     return 0
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What teaches and what is scored; see :func:`probe`."""
+
+    train_part: str = "train"
+    part: str = "test"
+    learn_from: str | None = None
+    shots: int | None = None
+    draws: int = 1
+    seed: int = 0
+
+    def told(self) -> str:
+        """For people."""
+        few = f"{self.shots} clips a class of " if self.shots else ""
+        other = f" ({self.learn_from})" if self.learn_from else ""
+        often = f", {self.draws} draws" if self.shots else ""
+        return f"learnt on {few}{self.train_part}{other}, scored on {self.part}{often}"
+
+    def clips(self, source: Source, modality: str) -> tuple[Clips, Clips]:
+        """Those that teach, all of them, and those that are scored.
+
+        Raises:
+            EvaluateError: If the two modalities' vectors cannot be compared.
+        """
+        teacher = self.learn_from or modality
+        apart = source.alignment is None and source.space(teacher) != source.space(modality)
+        if teacher != modality and apart:
+            raise EvaluateError(
+                f"probe: raw {teacher} and {modality} features lie in different spaces, so no classifier can "
+                "pass from one to the other; pass --checkpoint latest"
+            )
+        return source.clips(teacher, self.train_part), source.clips(modality, self.part)
+
+
+def few(clips: Clips, shots: int, seed: int) -> Clips:
+    """``shots`` labelled clips of each class, drawn; the same clips whichever modality they are read in."""
+    rng, kept = np.random.default_rng(seed), []
+    for label in np.unique(clips.labels[clips.labels >= 0]):
+        rows = np.flatnonzero(clips.labels == label)
+        names = np.sort(clips.items[rows].astype(str))
+        kept += rng.permutation(names)[:shots].tolist()
+    rows = np.flatnonzero(np.isin(clips.items.astype(str), kept))
+    parts = {name: getattr(clips, name)[rows] for name in ("items", "labels", "subjects", "vectors")}
+    return replace(clips, **parts)
 
 
 @dataclass(frozen=True)
@@ -106,21 +169,23 @@ class Outcome:
     matrix: dict[str, Any]
 
 
-def probe_modality(
-    sources: Sequence[Source], modality: str, train_part: str, part: str, seed: int = 0, device: str = "cpu"
-) -> Outcome:
-    """Probe one modality by each source (checkpoint) and average over them, clip by clip."""
+def probe_modality(sources: Sequence[Source], modality: str, lesson: Lesson, device: str = "cpu") -> Outcome:
+    """Probe one modality by each source (checkpoint) and draw, and average over them, clip by clip."""
     from evaluate.records import confusion_entry, percent, share
 
     classes = len(sources[0].label_names)
     probed, features = [], ""
     for source in sources:
-        train, test = source.clips(modality, train_part), source.clips(modality, part)
-        probed.append(probe_clips(train, test, classes, seed, device))
+        train, test = lesson.clips(source, modality)
+        for draw in range(lesson.draws):
+            taught = train if lesson.shots is None else few(train, lesson.shots, lesson.seed + draw)
+            probed.append(probe_clips(taught, test, classes, lesson.seed, device, lesson.shots is not None))
         features = test.features
     hits, labels = np.stack([one.hits for one in probed]), probed[0].labels
     detail = {
         "modality": modality,
+        "learn_from": lesson.learn_from or modality,
+        "shots": lesson.shots,
         "source": " ".join(source.name for source in sources),
         "features": features,
         "chance": 1 / probed[0].classes,
@@ -137,7 +202,7 @@ def probe_modality(
         "balanced": percent(balanced),
         "chance": f"{100 / probed[0].classes:.1f}",
         "n": len(labels),
-        "L2": ", ".join(f"{one.strength:g}" for one in probed),
+        "L2": ", ".join(sorted({f"{one.strength:g}" for one in probed})),
     }
     matrix = np.mean([one.confusion for one in probed], axis=0)
     shown = {key: detail[key] for key in ("modality", "source", "features", "supervision")}
@@ -145,8 +210,18 @@ def probe_modality(
     return Outcome([total, balanced], row, entry)
 
 
-def probe_clips(train: Clips, test: Clips, classes: int, seed: int = 0, device: str = "cpu") -> Probed:
+def probe_clips(
+    train: Clips, test: Clips, classes: int, seed: int = 0, device: str = "cpu", by_label: bool = False
+) -> Probed:
     """Fit on ``train``, score on ``test``; clips without a label are left out.
+
+    Args:
+        train: Those that teach.
+        test: Those that are scored.
+        classes: C.
+        seed: Of the folds.
+        device: Where to solve.
+        by_label: Hold out clips of each class instead of whole subjects to choose the strength (few clips).
 
     Raises:
         LeakageError: If a clip is on both sides.
@@ -164,7 +239,7 @@ def probe_clips(train: Clips, test: Clips, classes: int, seed: int = 0, device: 
             f"{scored.sum()} to score; both are needed"
         )
     groups = train.subjects[known]
-    several = all(group is not None for group in groups) and len(set(groups)) > 1
+    several = not by_label and all(group is not None for group in groups) and len(set(groups)) > 1
     features, labels = train.vectors[known], train.labels[known]
     strength, means = choose_strength(
         features, labels, groups.astype(str) if several else None, seed=seed, device=device

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 200
 # What, of a metric's detail, names a row.
-IDENTITY = ("modality", "among", "neighbours", "query", "gallery", "by", "prompt_set")
+IDENTITY = (
+    "modality", "among", "neighbours", "learn_from", "shots", "query", "gallery", "by", "prompt_set",
+)  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -95,7 +97,11 @@ def _classification_table(rows: Sequence[Row]) -> str:
 def _classification_row(main: Row, others: Mapping[str, Row]) -> list[Cell]:
     detail = main["detail"]
     among = detail.get("among", detail["modality"])
-    how = detail.get("prompt_set") or (f"among {among}" if among != detail["modality"] else "")
+    teacher, shots = detail.get("learn_from", detail["modality"]), detail.get("shots")
+    notes = [detail.get("prompt_set"), f"{shots} shots" if shots else None]
+    notes += [f"among {among}"] if among != detail["modality"] else []
+    notes += [f"learnt from {teacher}"] if teacher != detail["modality"] else []
+    how = ", ".join(one for one in notes if one)
     note = f" <small>{escape(how)}</small>" if how else ""
     features = _short(detail.get("features", "")).removesuffix(" aligned")
     return [

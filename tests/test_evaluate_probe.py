@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from evaluate.leakage import LeakageError
-from evaluate.probe import probe, probe_clips, probe_modality
+from evaluate.probe import Lesson, few, probe, probe_clips, probe_modality
 from evaluate.source import Clips, EvaluateError, open_sources
 from store.errors import FrameBankError, UnknownNameError
 
@@ -92,7 +92,7 @@ def test_order_in_time_is_what_tells_the_toy_classes_apart(toy) -> None:
     found = {}
     for pool in ("mean", "resample:8"):
         sources = open_sources(bank.path, None, None, None, pool=pool)
-        found[pool] = probe_modality(sources, "skeleton", "train", "test").scores[0].value
+        found[pool] = probe_modality(sources, "skeleton", Lesson()).scores[0].value
     assert found["mean"] < 0.45
     assert found["resample:8"] > 0.9
 
@@ -117,11 +117,41 @@ def test_several_checkpoints_are_averaged_clip_by_clip(toy) -> None:
     bank, first = toy
     second = trained(bank, seed=1, modalities="skeleton,inertial")
     one, two, both = (
-        probe_modality(open_sources(bank.path, None, None, given), "skeleton", "train", "test").scores[0]
+        probe_modality(open_sources(bank.path, None, None, given), "skeleton", Lesson()).scores[0]
         for given in (first, second, f"{first},{second}")
     )
     assert both.value == pytest.approx((one.value + two.value) / 2)
     assert both.detail["each"] == pytest.approx([one.value, two.value])
+
+
+def test_few_clips_are_the_same_in_every_modality() -> None:
+    train, _ = halves()
+    drawn = few(train, 3, seed=1)
+    assert np.bincount(drawn.labels).tolist() == [3] * 5
+    order = np.random.default_rng(0).permutation(len(train))
+    parts = {name: getattr(train, name)[order] for name in ("items", "labels", "subjects", "vectors")}
+    assert set(few(replace(train, **parts), 3, seed=1).items) == set(drawn.items)
+    assert set(few(train, 3, seed=2).items) != set(drawn.items)
+    assert len(few(train, 10_000, seed=1)) == (train.labels >= 0).sum()
+
+
+def test_more_shots_teach_more_and_their_draws_are_averaged(toy) -> None:
+    bank, checkpoint = toy
+    sources = open_sources(bank.path, None, None, checkpoint)
+    found = [probe_modality(sources, "skeleton", Lesson(shots=shots, draws=3)).scores[0] for shots in (1, 8)]
+    assert 0.25 < found[0].value < found[1].value
+    assert len(found[0].detail["each"]) == 3
+
+
+def test_a_classifier_passes_from_one_modality_to_another(toy, capsys) -> None:
+    bank, checkpoint = toy
+    probe(str(bank.path), checkpoint=checkpoint, modalities="inertial", learn_from="skeleton")
+    assert "learnt on train (skeleton), scored on test" in capsys.readouterr().out
+    (row,) = [row for row in metrics_of(bank, "evaluate probe") if row["name"] == "probe/accuracy"]
+    assert (row["detail"]["modality"], row["detail"]["learn_from"]) == ("inertial", "skeleton")
+    assert row["value"] > 0.6  # chance 0.25: the aligned spaces agree
+    with pytest.raises(EvaluateError, match="raw skeleton and inertial features lie in different spaces"):
+        probe(str(bank.path), modalities="inertial", learn_from="skeleton")
 
 
 def test_the_training_part_of_a_checkpoint_cannot_be_scored(toy) -> None:
