@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from encoders.containers import read_container
 from encoders.errors import WeightsError
+from encoders.weights import file_digest
 
 Tensors = dict[str, torch.Tensor]
 
@@ -126,6 +128,13 @@ def _of_modality(tensors: Tensors, path: Path, modality: str | None) -> Tensors:
     return _without_prefix(
         {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     )
+
+
+def checkpoint_digest(path: Path, modality: str | None) -> str:
+    """Identity of what :func:`read_checkpoint` returns; the modality counts where a file holds several."""
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        several = content.find(CMVRA.encode()) >= 0  # keys stand in the file as they are
+    return file_digest(path) + (f":{modality}" if several else "")
 
 
 def load_strictly(

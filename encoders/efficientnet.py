@@ -7,7 +7,6 @@ hence the statistics 127 and 128 on the 0..255 scale, not ImageNet's mean and st
 
 from __future__ import annotations
 
-import pickle
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from encoders.checkpoint import load_strictly, read_checkpoint
 from encoders.errors import WeightsError
 from encoders.preprocess import ImagePreprocess
 from encoders.pretrained import Card
@@ -92,7 +92,8 @@ class EfficientNetLite0:
                 model = EfficientNet.from_name("efficientnet-lite0")
         else:
             model = EfficientNet.from_name("efficientnet-lite0")
-            _load_strictly(model, self._weights_file())
+            path = self._weights_file()
+            load_strictly(model, read_checkpoint(path), f"efficientnet-lite0: {path}")
         return _folded(model.eval()).to(self.device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -105,20 +106,6 @@ class EfficientNetLite0:
             "cls": grid.mean(dim=(2, 3)).view(frames, steps, 1, DIM),
             "tokens": grid.flatten(2).transpose(1, 2).reshape(frames, steps, GRID * GRID, DIM),
         }
-
-
-def _load_strictly(model: nn.Module, path: Path) -> None:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"efficientnet-lite0: {path} is no checkpoint that loads safely: {reason}"
-        ) from error
-    try:
-        model.load_state_dict(state, strict=True)
-    except (RuntimeError, TypeError) as error:
-        raise WeightsError(f"efficientnet-lite0: {path} does not fit the model: {error}") from error
 
 
 def _folded(model: Any) -> Any:

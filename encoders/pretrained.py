@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from encoders.checkpoint import load_strictly, read_checkpoint
+from encoders.checkpoint import checkpoint_digest, load_strictly, read_checkpoint
 from encoders.errors import EncoderError, WeightsError
 from encoders.protocols import Field, Prepare
-from encoders.weights import RANDOM, digest
+from encoders.weights import RANDOM
 
 TINY = "tiny"
 OFFICIAL = "official"
@@ -110,7 +110,7 @@ class Pretrained:
     def weights_digest(self) -> str:
         """The checkpoint's identity."""
         assert self.path is not None
-        return digest(self.path)
+        return checkpoint_digest(self.path, self.modality)
 
     def build(self) -> nn.Module:
         """The module of ``self.architecture``, with fresh weights."""

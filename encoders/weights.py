@@ -20,8 +20,14 @@ CONFIG_FILES = (
 RANDOM = "random"
 
 
+def file_digest(path: Path) -> str:
+    """sha256 over a file's bytes (16 hex digits): its weights' identity, whatever it is called."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def digest(*paths: Path) -> str:
-    """sha256 over the files' names and bytes (16 hex digits): the identity of weights."""
+    """sha256 over the names and bytes of a model's files (16 hex digits)."""
     total = hashlib.sha256()
     for path in paths:
         total.update(path.name.encode() + b"\0")

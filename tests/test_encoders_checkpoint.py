@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import shutil
 import zipfile
 from collections import OrderedDict
 from pathlib import Path, PosixPath
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from encoders.checkpoint import load_strictly, read_checkpoint, read_tensors
+from encoders.checkpoint import checkpoint_digest, load_strictly, read_checkpoint, read_tensors
 from encoders.errors import WeightsError
 
 
@@ -121,6 +122,19 @@ def test_a_cmvra_checkpoint_lists_its_modalities(alignment, modality):
         WeightsError, match=r"pth: holds encoders of several modalities, .* held: ir, skeleton"
     ):
         read_checkpoint(alignment, modality)
+
+
+def test_the_digest_names_the_content_and_the_encoder_taken_out(alignment, tmp_path):
+    """Another name of the file changes nothing; another modality of the same file is other weights."""
+    copy = shutil.copy(alignment, tmp_path / "other.pth")
+    assert checkpoint_digest(Path(copy), "ir") == checkpoint_digest(alignment, "ir")
+    assert checkpoint_digest(alignment, "ir") != checkpoint_digest(alignment, "skeleton")
+    for zipped in (True, False):
+        torch.save(_state(), tmp_path / "single.pt", _use_new_zipfile_serialization=zipped)
+        single = checkpoint_digest(tmp_path / "single.pt", "ir")
+        assert single == checkpoint_digest(tmp_path / "single.pt", None)
+        torch.save({**_state(), "a.bias": torch.ones(3)}, tmp_path / "single.pt")
+        assert single != checkpoint_digest(tmp_path / "single.pt", "ir")
 
 
 # Files that are not what they should be -------------------------------------------------------------------
