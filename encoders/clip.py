@@ -211,7 +211,12 @@ class Clip(Pretrained):
     def tokenizer(self) -> Any:
         """The folder's own, or CLIP's where no folder comes along."""
         if self.folder is not None:
-            return hub.tokenizer(self.folder, self.name)
+            own = hub.tokenizer(self.folder, self.name)
+            if self.config.model_type == "siglip":
+                own.padding_side = (
+                    "right"  # its feature is read off the last position; Gemma's default is left
+                )
+            return own
         if self.config.model_type == "siglip":
             raise EncoderError(f"{self.name}: its tokenizer comes with its folder; pass --weights FOLDER")
         return clip_tokenizer(self.config.text_config.max_position_embeddings)

@@ -126,6 +126,42 @@ CASES = [
 ]
 
 
+TEXTS = ["a person drinks from a cup", "somebody waves", "the hand is long", "tea on the table"]
+
+
+def save_sentencepiece(folder: Path) -> None:
+    """A SigLIP tokenizer trained on ``TEXTS``; end of text is 1."""
+    from io import BytesIO
+
+    import sentencepiece
+    from transformers import SiglipTokenizer
+
+    trained = BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 20),
+        model_writer=trained,
+        vocab_size=50,
+        hard_vocab_limit=False,
+        unk_id=0,
+        eos_id=1,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (folder / "spiece.model").write_bytes(trained.getvalue())
+    SiglipTokenizer(str(folder / "spiece.model")).save_pretrained(folder)
+
+
+def save_gemma(folder: Path) -> None:
+    """A tokenizer of SigLIP 2's class, which knows the letters of ``TEXTS``; pads are 0, end of text is 1."""
+    from transformers import GemmaTokenizer
+
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *sorted(set("".join(TEXTS)) - {" "})]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    GemmaTokenizer(vocab=vocabulary, merges=[], add_bos_token=False, add_eos_token=True).save_pretrained(
+        folder
+    )
+
+
 @cache
 def sample_frames(count: int, clip: str = "walk") -> np.ndarray:
     """Frames ``(T, H, W, 3)`` of one of the real clips in ``samples``, spread over it."""

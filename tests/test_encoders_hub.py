@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hub_folders import CASES, Case, sample_frames
+from hub_folders import CASES, Case, sample_frames, save_gemma, save_sentencepiece
 from safetensors.torch import load_file, save_file
 from test_encoders_openai_clip import OpenAIClip
 from torch.nn.functional import cosine_similarity
@@ -222,6 +222,26 @@ def test_texts_of_random_weights_are_tokenised_by_clips_own_tokenizer():
     assert torch.allclose(vectors, expected, atol=1e-5)
     assert torch.equal(vectors[0], vectors[1])
     assert encoder.default_fields == ("embedding",) and set(encoder.fields) == {"embedding"}
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "pad"), [("siglip-b16-224", save_sentencepiece, 1), ("siglip2-b16-224", save_gemma, 0)]
+)
+def test_siglips_texts_are_lower_case_and_padded_on_the_right(name, save, pad, tmp_path):
+    """As its authors evaluate it: the feature is read off the last of all positions, padding or not."""
+    case = next(case for case in CASES if case.name == name)
+    model = case.save(tmp_path)
+    save(tmp_path)
+    encoder = load_encoder(name, weights=str(tmp_path), modality="text")
+    with torch.inference_mode():
+        ids = encoder.tokenizer("a cup")["input_ids"]
+        assert ids[-1] == 1 and len(ids) < 16
+        padded = torch.tensor([ids + [pad] * (16 - len(ids))])
+        expected = model.get_text_features(input_ids=padded).pooler_output
+    vectors = encoder.encode_text(["A Cup", "a cup", "the table"])
+    assert torch.allclose(vectors[:1], expected, atol=1e-5)
+    assert torch.equal(vectors[0], vectors[1])
+    assert not torch.allclose(vectors[0], vectors[2], atol=1e-3)
 
 
 def test_random_siglip_says_that_its_tokenizer_is_missing():
