@@ -16,6 +16,7 @@ from torch import nn
 
 from encoders.checkpoint import load_strictly, read_checkpoint
 from encoders.errors import WeightsError
+from encoders.fast_layers import ConvReLU6
 from encoders.preprocess import ImagePreprocess
 from encoders.pretrained import Card
 from encoders.protocols import Field
@@ -83,7 +84,7 @@ class EfficientNetLite0:
     @cached_property
     @torch.inference_mode(False)  # ordinary tensors, whoever asks first: autocast keeps its casts of those
     def model(self) -> Any:
-        """The network in evaluation mode, batch norms folded into the convolutions before them."""
+        """The network in evaluation mode, batch norms and padding folded into the convolutions."""
         from efficientnet_lite_pytorch import EfficientNet
 
         if self.weights == RANDOM:
@@ -109,14 +110,33 @@ class EfficientNetLite0:
 
 
 def _folded(model: Any) -> Any:
-    """Fold every evaluation-mode batch norm into its convolution: the same function, fewer memory passes."""
-    pairs = [(model, "_conv_stem", "_bn0"), (model, "_conv_head", "_bn1")]
+    """The same function in fewer passes over memory.
+
+    Every evaluation-mode batch norm goes into its convolution, and so do TensorFlow's padding (which is
+    uneven at stride 2) and the ReLU6 that follows.
+    """
+    model._conv_stem = _convolution(model._conv_stem, model._bn0, ConvReLU6)
+    model._conv_head = _convolution(model._conv_head, model._bn1, ConvReLU6)
+    model._bn0 = model._bn1 = model._swish = nn.Identity()
     for block in model._blocks:
-        pairs += [(block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
         if hasattr(block, "_expand_conv"):
-            pairs.append((block, "_expand_conv", "_bn0"))
-    for owner, convolution, norm in pairs:
-        fused = nn.utils.fusion.fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm))
-        setattr(owner, convolution, fused)
-        setattr(owner, norm, nn.Identity())
+            block._expand_conv = _convolution(block._expand_conv, block._bn0, ConvReLU6)
+        block._depthwise_conv = _convolution(block._depthwise_conv, block._bn1, ConvReLU6)
+        block._project_conv = _convolution(block._project_conv, block._bn2, nn.Conv2d)
+        block._bn0 = block._bn1 = block._bn2 = block._swish = nn.Identity()
     return model
+
+
+def _convolution(given: Any, norm: nn.BatchNorm2d, kind: type[nn.Conv2d]) -> nn.Conv2d:
+    """A convolution with its padding and batch norm inside.
+
+    TensorFlow pads 0 before and 1 after at stride 2 (3 x 3), 1 and 2 (5 x 5). A kernel with one more row and
+    column of zeros in front, padded equally on both sides, computes the same.
+    """
+    fused = nn.utils.fusion.fuse_conv_bn_eval(given, norm)
+    left, right, top, bottom = getattr(given.static_padding, "padding", (0, 0, 0, 0))
+    weight = nn.functional.pad(fused.weight, (right - left, 0, bottom - top, 0))
+    sides, padding = (weight.shape[2], weight.shape[3]), (bottom, right)
+    made = kind(given.in_channels, given.out_channels, sides, given.stride, padding, groups=given.groups)
+    made.weight, made.bias = nn.Parameter(weight), fused.bias
+    return made.eval()
