@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+FEWEST_VALUES = 32  # of a patch, for a convolution
+
 
 @dataclass(frozen=True)
 class VideoShape:
@@ -69,12 +71,26 @@ class VideoEmbeddings(nn.Module):
         """
         clips, frames = pixels.shape[:2]
         positions = self.position_embedding.weight
-        patches = self.patch_embedding(pixels.flatten(0, 1)).flatten(2).transpose(1, 2)
+        patches = self._patches(pixels.flatten(0, 1))
         patches = patches.unflatten(0, (clips, frames)) + positions[1:]
         if self.temporal_embedding is not None:
             patches = patches + self._times(frames)[:, :, None]
         proxies = torch.cat([self.class_embedding[None], self.added_cls]) + positions[0]
         return torch.cat([proxies.expand(clips, -1, -1), patches.flatten(1, 2)], 1)
+
+    def _patches(self, images: torch.Tensor) -> torch.Tensor:
+        """``(N, C, H, W)`` -> ``(N, L, D)``.
+
+        A joint's three coordinates go through a product in float32 instead of the convolution: oneDNN's
+        bfloat16 convolutions read beyond so few values, and give numbers of any size on processors with AMX.
+        """
+        kernel = self.patch_embedding.weight
+        if kernel[0].numel() >= FEWEST_VALUES:
+            return self.patch_embedding(images).flatten(2).transpose(1, 2)
+        size = kernel.shape[2:]
+        with torch.autocast(images.device.type, enabled=False):
+            values = functional.unfold(images.float(), size, stride=size).transpose(1, 2)
+            return functional.linear(values, kernel.flatten(1))
 
     def _times(self, frames: int) -> torch.Tensor:
         """(1, T, D): the learnt times, linearly interpolated if the number of frames is another."""
