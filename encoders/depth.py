@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from encoders.errors import EncoderError
-from encoders.preprocess import ImagePreprocess, _crop
+from encoders.preprocess import ImagePreprocess, cut
 from encoders.protocols import CropBox
 
 # Of the share of MAX_PIXELS, over SUN RGB-D.
@@ -130,10 +130,10 @@ class DisparityPreprocess(ImagePreprocess):
             EncoderError: For values that are no depth in millimetres (8 bits cannot hold them).
         """
         share = self._share(values, modality)
-        cut = _crop(share[:, None], crop)
-        measured = (cut > 0).to(torch.float32)
+        frames = cut(share[:, None], crop)
+        measured = (frames > 0).to(torch.float32)
         weight = self._resize(measured)
-        share = self._resize(cut) / weight.clamp(min=MEASURED_SHARE)
+        share = self._resize(frames) / weight.clamp(min=MEASURED_SHARE)
         return share.masked_fill(weight < MEASURED_SHARE, 0.0).to(torch.float16).contiguous().numpy()
 
     def _share(self, values: np.ndarray, modality: str) -> torch.Tensor:

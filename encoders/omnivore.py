@@ -178,11 +178,12 @@ class Omnivore(Pretrained):
     """Clips of any number of frames (a single one is an image) -> ``embedding`` and ``tokens``.
 
     ``embedding`` is the mean of the normed last map (1024 dimensions for B), ``tokens`` that map, 7 x 7 for
-    each step of two frames; an odd last frame is followed by a black one, as its authors do.
+    each step of two frames; an odd last frame is paired with one of the mean colour, as in training.
 
     The authors scale the shorter side to 224, crop the middle, and give 32 frames of two seconds. Most clips
-    are longer than that, and 32 frames cost five times as much as 12 do: 16 is the default here, ``--frames``
-    changes it. All scaling is antialiased and bilinear (theirs is so for pictures, with bicubic filters).
+    are longer than that, and 32 frames take B four times as long as 12: 16 is the default here, ``--frames``
+    changes it. Scaling is bilinear and antialiased, for pictures too (theirs: bicubic for pictures; for
+    videos not antialiased).
 
     ``rgb+depth`` expects the two to be registered to each other. ``depth`` alone goes in without colour.
     Preset ``cmvra`` is another project's way (github.com/Cappl1/CMVRA): frames squashed to the square, CLIP's

@@ -3,8 +3,9 @@
 Sources: Liu et al., Swin Transformer (ICCV 2021) and Video Swin Transformer (CVPR 2022); Girdhar et al.,
 Omnivore (CVPR 2022), github.com/facebookresearch/omnivore, whose keys and behaviour are kept:
 
-- What is shorter than a patch or window is padded with zeros at its end (a single image becomes a real and a
-  black frame, not two equal ones). Inside the blocks the padding comes after the norm and is attended to.
+- What is shorter than a patch or window is padded with zeros at its end (a single image becomes itself and a
+  frame of the mean colour, not two equal frames). Inside the blocks the padding comes after the norm, and is
+  attended to.
 - Where the map is no larger than the window, the window shrinks to it, and does not shift along that axis.
   The position bias of a shrunken window is then read from the first rows and columns of the full window's
   index. Those are the true offsets if only time shrinks, and others if height or width do; the weights were
