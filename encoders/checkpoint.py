@@ -217,6 +217,9 @@ def _kind(tensor: torch.Tensor) -> str:
 def _hints(own: Tensors, tensors: Tensors) -> list[str]:
     """Whether another prefix, or another family, explains it."""
     fitting = len(own.keys() & tensors.keys())
+    sizes = sum(not _fits(tensors[key], own[key]) for key in own.keys() & tensors.keys())
+    if sizes > fitting / 2 > len(own) / 4:
+        return ["hint: the names fit and the sizes do not; it looks like another variant of this encoder"]
     for prefix in sorted({key.split(".")[0] + "." for key in tensors}):
         if len(own.keys() & {key.removeprefix(prefix) for key in tensors}) > max(fitting, len(own) / 2):
             return [f"hint: most keys fit without the prefix {prefix!r}"]

@@ -126,4 +126,5 @@ def _allowed() -> list[Any]:
         for name, function in (("scalar", scalar), ("_reconstruct", rebuild))
     ]
     dtypes = [type(np.dtype(kind)) for kind in "?bhilqBHILQefdUS"]  # numbers and texts, no objects
+    named += [(PosixPath, f"pathlib.{name}") for name in ("_local.PosixPath", "WindowsPath")]
     return [argparse.Namespace, PosixPath, defaultdict, dict, np.ndarray, np.dtype, *dtypes, *named]

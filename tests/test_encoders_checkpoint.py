@@ -374,6 +374,8 @@ def test_hints_name_prefixes_and_families():
     inner = nn.Sequential(OrderedDict(encoder=_model()))
     with pytest.raises(WeightsError, match=r"hint: most keys fit with the prefix 'encoder\.' before"):
         load_strictly(inner, dict(state), "x")
+    with pytest.raises(WeightsError, match="hint: the names fit and the sizes do not; it looks like another"):
+        load_strictly(_model(), {key: value[None] for key, value in state.items()}, "x")
     with pytest.raises(WeightsError, match="hint: it looks like a checkpoint of LaViLa"):
         load_strictly(_model(), {"visual.temporal_embed": torch.ones(1)}, "x")
 
