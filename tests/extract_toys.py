@@ -44,7 +44,7 @@ class Patches:
 
     name = "patches"
     revision = 1
-    modalities = ("rgb",)
+    modalities = ("rgb", "ir")
     unit = "frame"
     sampling = {"frames": 6}
     fields = {
@@ -87,8 +87,36 @@ class ClipPatches(Patches):
         return halved | {"embedding": outputs["embedding"].mean(1, keepdim=True)}
 
 
+@dataclass(frozen=True)
+class BothMeans:
+    """{"rgb": (T, H, W, 3) uint8, "depth": (T, h, w) uint16} -> (T, 16, 4): colours, and depth / 255."""
+
+    def __call__(self, values, modality, crop, times_seconds):
+        assert modality == "rgb+depth" and list(values) == ["rgb", "depth"]
+        assert values["rgb"].dtype == np.uint8 and values["depth"].dtype == np.uint16
+        colours = PatchMeans()(values["rgb"], "rgb", crop, times_seconds)
+        depth = PatchMeans()(values["depth"][..., None], "depth", crop, times_seconds)
+        return np.concatenate([colours, depth], -1)
+
+
+class Both(Patches):
+    """Pictures and depth at once."""
+
+    name = "both"
+    modalities = ("rgb+depth",)
+    fields = {"tokens": Field("tokens", GRID * GRID, 4)}
+    default_fields = ("tokens",)
+
+    def prepare(self):
+        return BothMeans()
+
+    def encode(self, batch):
+        return {"tokens": batch.float()}
+
+
 def install_encoders():
     """Put the toys into the table of encoders of this process."""
+    encoders.ENCODERS["both"] = f"{__name__}:Both"
     encoders.ENCODERS["patches"] = f"{__name__}:Patches"
     encoders.ENCODERS["clip-patches"] = f"{__name__}:ClipPatches"
 
@@ -190,9 +218,11 @@ def shared_pool():
 def extract(dataset, bank, check=0, modality="rgb", request=None, **choices):
     """`python -m extract` in this process; the bank, after checking the exit status."""
     from extract.command import Request, execute
+    from extract.datasets.config import parse_modalities
     from extract.resolve import Choices
 
     install_encoders()
+    choices["modalities"] = parse_modalities("modalities", choices.get("modalities", {}))
     asked = Request(str(dataset), modality, None, str(bank), Choices(**choices), **(request or {}))
     own_pool = {"workers", "timeout_seconds"} & (request or {}).keys()
     assert execute(asked, None if own_pool else shared_pool()) == check

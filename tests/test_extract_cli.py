@@ -21,6 +21,7 @@ from extract_toys import (
     write_corpus,
 )
 
+from encoders import ENCODERS
 from extract.__main__ import main
 from extract.datasets import dataset_names
 from extract.progress import Progress, readable_bytes
@@ -91,6 +92,8 @@ def test_help_answers_in_a_second_loads_nothing_heavy_and_teaches():
     assert (
         "--max-failures" in done.stdout and "--register-only" in done.stdout and "Exit status" in done.stdout
     )
+    unwrapped = "".join(done.stdout.split())
+    assert all(name in unwrapped for name in ENCODERS)
     script = "import sys, extract.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\n"
     heavy = "print(sorted({'torch', 'duckdb', 'transformers', 'decord', 'pyarrow'} & set(sys.modules)))"
     told = subprocess.run(
