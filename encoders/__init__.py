@@ -51,6 +51,7 @@ ENCODERS = {
     "vjepa2-g": "encoders.vision_transformers:VisionTransformer",
     "joints": "encoders.joints:Joints",
     "imu": "encoders.imu:IMU",
+    "resnet-152": "encoders.resnet:ResNet",
     "resnext-101-3d": "encoders.resnext3d:ResNeXt3d",
     "davenet": "encoders.davenet:Davenet",
     "davenet-v2": "encoders.davenet:Davenet",

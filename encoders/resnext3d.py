@@ -175,8 +175,7 @@ class ResNeXt3d(Pretrained):
     def translate(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The same; batch counters, which only training reads, may be missing."""
         with torch.device("meta"):
-            counters = [key for key in self.build().state_dict() if key.endswith(COUNTER)]
-        return {**{key: torch.tensor(0) for key in counters}, **tensors}
+            return with_counters(tensors, self.build())
 
     def features(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """``(B, T, C, S, S)`` uint8 -> tokens ``(B, ceil(T / 16), 1, D)``."""
@@ -188,3 +187,9 @@ class ResNeXt3d(Pretrained):
         pixels = (self.preprocess.normalise(one.to(self.device)).transpose(1, 2) for one in windows)
         vectors = torch.cat([self.model(one).float() for one in pixels])
         return {TOKENS: vectors.view(len(batch), -1, 1, vectors.shape[1])}
+
+
+def with_counters(tensors: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors, with a zero for each of the model's batch counters that they lack."""
+    counters = [key for key in model.state_dict() if key.endswith(COUNTER)]
+    return {**{key: torch.zeros((), dtype=torch.int64, device="cpu") for key in counters}, **tensors}
