@@ -213,9 +213,8 @@ class Clip(Pretrained):
         if self.folder is not None:
             own = hub.tokenizer(self.folder, self.name)
             if self.config.model_type == "siglip":
-                own.padding_side = (
-                    "right"  # its feature is read off the last position; Gemma's default is left
-                )
+                # Its feature is read off the last position, padding or not; Gemma's default is left.
+                own.padding_side = "right"
             return own
         if self.config.model_type == "siglip":
             raise EncoderError(f"{self.name}: its tokenizer comes with its folder; pass --weights FOLDER")
