@@ -86,17 +86,17 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", relative_position_index(window))
         self.relative_position_index: torch.Tensor
 
-    def bias(self, tokens: int, dtype: torch.dtype) -> torch.Tensor:
+    def bias(self, tokens: int) -> torch.Tensor:
         """``(heads, N, N)``, for windows of N tokens or, wrongly but as trained, shrunken ones."""
         index = self.relative_position_index[:tokens, :tokens].reshape(-1)
-        by_head = self.relative_position_bias_table.to(dtype).t().contiguous()
+        by_head = self.relative_position_bias_table.t().contiguous()
         return by_head.index_select(1, index).view(-1, tokens, tokens)
 
     def forward(self, rows: torch.Tensor, windows: Windows) -> torch.Tensor:
         """Tokens ``(B * L, C)`` in the windows' order -> the same, mixed within each window."""
         shape = (-1, windows.tokens, 3, self.heads, rows.shape[1] // self.heads)
         projected, parts = self.qkv(rows), []
-        bias = self.bias(windows.tokens, projected.dtype)  # autocast's: added to the scores in its precision
+        bias = self.bias(windows.tokens).to(projected.dtype)  # autocast's, so that no call has to cast it
         for part, mask in zip(projected.split(windows.rows), windows.masks, strict=True):
             query, key, value = part.view(shape).permute(2, 0, 3, 1, 4).unbind()
             added = bias if mask is None else bias + mask.to(bias.dtype)
