@@ -53,6 +53,8 @@ class Clip(Pretrained):
         device: See :class:`Pretrained`.
         modality: See :class:`Pretrained`; ``text`` leaves the fields of images out.
         name: A key of ``ARCHITECTURES``, or ``clip`` for any CLIP or SigLIP.
+        activation: Of a file's network, which its tensors do not tell: ``quick_gelu`` (OpenAI's) or ``gelu``
+            (most that OpenCLIP trained). A folder's configuration says it.
         **options: See :class:`Pretrained`.
     """
 
@@ -73,13 +75,19 @@ class Clip(Pretrained):
         *,
         name: str = GENERIC,
         architecture: Any = None,
+        activation: Literal["quick_gelu", "gelu"] | None = None,
         **options: Any,
     ):
+        if activation not in (None, "quick_gelu", "gelu"):
+            raise EncoderError(f"{name}: activation is {activation!r}; accepted are: quick_gelu, gelu")
         super().__init__(weights, device, modality, name=name, architecture=architecture, **options)
         if architecture == TINY:
             self.architecture = tiny(self.architectures[name])
         self.family = FAMILIES[self.architecture.family]
         self.folder = self.path if self.path is not None and self.path.is_dir() else None
+        if activation is not None and (self.path is None or self.folder is not None):
+            raise EncoderError(f"{name}: activation is for weights in a file; leave it out")
+        self.activation = activation or "quick_gelu"
         self.config = self._configuration(any_family=name == GENERIC)
         if (
             self.path is not None
@@ -105,7 +113,7 @@ class Clip(Pretrained):
         if self.path is not None:
             if self.family.model_type != "clip":
                 raise WeightsError(f"{self.name}: {self.path} is a file; give a folder or a hub id")
-            return clip_config(read_tensors(self.path))
+            return clip_config(read_tensors(self.path), self.activation)
         return getattr(transformers, f"{self.family.classes}Config")(**configuration(self.architecture))
 
     def _declare(self) -> None:
@@ -164,10 +172,10 @@ class Clip(Pretrained):
 
     @cached_property
     def space(self) -> dict[str, Any]:
-        """Identity; images and texts share one joint space, and a folder's digest covers its architecture."""
-        if self.folder is None:
+        """Identity; images and texts share one joint space, and the digest covers the architecture."""
+        if self.path is None:
             return super().space
-        identity = {
+        identity: dict[str, Any] = {
             "encoder": self.name,
             "revision": self.revision,
             "family": self.config.model_type,
@@ -176,6 +184,8 @@ class Clip(Pretrained):
         }
         if self.config.model_type == "siglip":
             identity["lowercase"] = True
+        if self.folder is None:
+            identity["activation"] = self.activation
         if self.allow_partial:
             identity["allow_partial"] = sorted(self.allow_partial)
         return identity

@@ -100,7 +100,6 @@ ARCHITECTURES = {
     "siglip2-so400m-384": _siglip2(384, _SO400M, patch=14),
     "xclip-b32": TwoTowers("xclip", 32, 224, _BASE, _TEXT, 512, frames=8),
     "xclip-b16": TwoTowers("xclip", 16, 224, _BASE, _TEXT, 512, frames=8),
-    "xclip-l14": TwoTowers("xclip", 14, 224, _LARGE, _BASE, 768, frames=8),
 }
 HUB_IDS = {
     "clip-vit-b32": "openai/clip-vit-base-patch32",
@@ -118,7 +117,6 @@ HUB_IDS = {
     "siglip2-so400m-384": "google/siglip2-so400m-patch14-384",
     "xclip-b32": "microsoft/xclip-base-patch32",
     "xclip-b16": "microsoft/xclip-base-patch16",
-    "xclip-l14": "microsoft/xclip-large-patch14",
 }
 
 

@@ -269,6 +269,22 @@ def test_a_file_of_openais_computes_what_its_module_computes(tmp_path, name, sai
     assert encoder.tokenizer("a cup")["input_ids"][0] == 49406
 
 
+def test_a_files_activation_is_asked_for_as_its_tensors_do_not_tell(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "open_clip.pt"
+    torch.save(OpenAIClip().state_dict(), path)
+    quick = load_encoder("clip", weights=str(path), modality="rgb")
+    exact = load_encoder("clip", weights=str(path), modality="rgb", activation="gelu")
+    assert {exact.config.vision_config.hidden_act, exact.config.text_config.hidden_act} == {"gelu"}
+    (_, one), (_, other) = _ours(quick, sample_frames(2)), _ours(exact, sample_frames(2))
+    assert not torch.allclose(one["cls"], other["cls"], atol=1e-3)
+    assert quick.space != exact.space
+    with pytest.raises(EncoderError, match="activation is 'relu'; accepted are: quick_gelu, gelu"):
+        load_encoder("clip", weights=str(path), activation="relu")
+    with pytest.raises(EncoderError, match="activation is for weights in a file"):
+        load_encoder("clip-vit-b16", weights="random", activation="gelu")
+
+
 # Folders --------------------------------------------------------------------------------------------------
 
 
