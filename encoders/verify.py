@@ -50,9 +50,11 @@ def _tried(modalities: Sequence[str]) -> list[str]:
 
 
 def _file(encoder: Any) -> Iterator[str]:
-    """Keys and dtypes as stored, of a single file."""
+    """Where the weights are; of a single file also its keys and dtypes as stored."""
     path = getattr(encoder, "path", None)
-    if isinstance(path, Path) and path.is_file():
+    if isinstance(path, Path) and path.is_dir():
+        yield f"{'folder':12}{path}"
+    elif isinstance(path, Path):
         tensors = read_tensors(path, encoder.modality)
         dtypes = Counter(str(one.dtype).removeprefix("torch.") for one in tensors.values())
         kinds = ", ".join(f"{dtype} ({count})" for dtype, count in dtypes.most_common())

@@ -209,6 +209,21 @@ def test_a_missing_file_names_the_official_one_where_it_is_and_its_licence(capsy
         assert "patchwork.pt" in err and "example.org/patchwork" in err and "CC-BY-NC 4.0" in err
 
 
+def test_a_folder_of_the_hub_is_verified_too(capsys, tmp_path):
+    from transformers import CLIPConfig, CLIPModel
+
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**tower, "image_size": 32, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=tower, vision_config=vision, projection_dim=24)).save_pretrained(
+        tmp_path
+    )
+    code, out, err = _run(capsys, "verify", "clip", "--weights", str(tmp_path), "--modality", "rgb")
+    assert (code, err) == (0, "")
+    assert f"folder      {tmp_path}" in out
+    assert "rgb         12 x 3 x 32 x 32 uint8, generated" in out
+    assert "-> embedding 12 x 1 x 1 x 24, finite" in out
+
+
 # Generated media ------------------------------------------------------------------------------------------
 
 
