@@ -34,7 +34,6 @@ ENCODERS = {
     "siglip2-so400m-384": "encoders.clip:Clip",
     "xclip-b32": "encoders.clip:Clip",
     "xclip-b16": "encoders.clip:Clip",
-    "xclip-l14": "encoders.clip:Clip",
     "dinov2-s14": "encoders.vision_transformers:VisionTransformer",
     "dinov2-b14": "encoders.vision_transformers:VisionTransformer",
     "dinov2-l14": "encoders.vision_transformers:VisionTransformer",
