@@ -165,34 +165,32 @@ class DisparityPreprocess(ImagePreprocess):
 
 
 @dataclass(frozen=True)
-class SaturatedDepth(ImagePreprocess):
-    """CMVRA's depth: cut off at 255 millimetres, as its image library did, and taken as a grey picture."""
+class PicturedDepth:
+    """Depth as CMVRA gave it to Omnivore: a grey picture, and its first channel again as the depth channel.
+
+    Attributes:
+        images: What makes a picture of it, and normalises that.
+    """
+
+    images: ImagePreprocess
 
     def space(self) -> dict[str, Any]:
-        """As :class:`ImagePreprocess`."""
-        return {**super().space(), "depth_range_mm": None, "depth_saturates_at": 255}
+        """The values that decide the features, for the space digest."""
+        return {"pictured": self.images.space(), "revision": 1}
 
-    def __call__(
-        self,
-        values: np.ndarray,
-        modality: str,
-        crop: CropBox | None = None,
-        times_seconds: np.ndarray | None = None,
-    ) -> np.ndarray:
+    def __call__(self, values: np.ndarray, modality: str, crop: CropBox | None = None) -> np.ndarray:
         """Depth ``(T, H, W)`` of 16 bits -> ``(T, 1, *sides)`` uint8.
 
         Depth that was stored as a video, ``(T, H, W, 3)`` uint8, keeps its channels, and gets the fourth.
         """
-        if values.dtype == np.uint16:
-            values = np.minimum(values, 255).astype(np.uint8)
-        pictures = super().__call__(values, modality, crop, times_seconds)
+        pictures = self.images(values, modality, crop)
         return pictures if pictures.shape[1] == 1 else np.concatenate([pictures, pictures[:, :1]], 1)
 
     def channel(self, batch: torch.Tensor) -> torch.Tensor:
         """``(..., 1, H, W)`` uint8 -> the network's depth channel, normalised as if it were red."""
-        return self.normalise(batch)[..., :1, :, :]
+        return self.images.normalise(batch)[..., :1, :, :]
 
     def alone(self, batch: torch.Tensor) -> torch.Tensor:
-        """``(..., 1, H, W)`` uint8 -> ``(..., 4, H, W)``: a grey picture, and its first channel again."""
-        grey = self.normalise(batch)
-        return torch.cat([grey, grey[..., :1, :, :]], -3)
+        """``(..., 1, H, W)`` uint8 -> ``(..., 4, H, W)``: the picture and its first channel, float32."""
+        picture = self.images.normalise(batch)
+        return torch.cat([picture, picture[..., :1, :, :]], -3)

@@ -18,16 +18,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from encoders.clip import CLIP_MEAN, CLIP_STD
-from encoders.depth import DepthCamera, DisparityPreprocess, SaturatedDepth, depth_camera
+from encoders.clip_vip import CMVRA, CmvraImages
+from encoders.depth import DepthCamera, DisparityPreprocess, PicturedDepth, depth_camera
 from encoders.errors import EncoderError
-from encoders.preprocess import ImagePreprocess
+from encoders.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
 from encoders.pretrained import OFFICIAL, Card, Pretrained
 from encoders.protocols import CropBox, Field
 from encoders.swin3d import Size, Swin3D
 from encoders.tokens import token_fields
 
-CMVRA = "cmvra"
 RGBD = "rgb+depth"
 
 
@@ -122,7 +121,7 @@ class OmnivorePreprocess:
     """
 
     images: ImagePreprocess
-    depth: DisparityPreprocess | SaturatedDepth
+    depth: DisparityPreprocess | PicturedDepth
 
     def space(self) -> dict[str, Any]:
         """The values that decide the features, for the space digest."""
@@ -169,9 +168,8 @@ class OmnivorePreprocess:
 
 
 def _cmvra_preprocess(size: int) -> OmnivorePreprocess:
-    images = ImagePreprocess(size, "squash", 1.0, "bicubic", CLIP_MEAN, CLIP_STD)
-    depth = SaturatedDepth(size, "squash", 1.0, "bicubic", CLIP_MEAN, CLIP_STD)
-    return OmnivorePreprocess(images, depth)
+    images = CmvraImages(size, "squash", 1.0, "bicubic", CLIP_MEAN, CLIP_STD)
+    return OmnivorePreprocess(images, PicturedDepth(images))
 
 
 class Omnivore(Pretrained):

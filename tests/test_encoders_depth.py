@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.depth import CAMERAS, DepthCamera, DisparityPreprocess, SaturatedDepth, depth_camera
+from encoders.depth import CAMERAS, DepthCamera, DisparityPreprocess, depth_camera
 from encoders.errors import EncoderError
 from encoders.omnivore import Omnivore
 from encoders.preprocess import ImagePreprocess
@@ -137,9 +137,3 @@ def test_what_decides_the_features_is_in_the_space():
         space(preset="cmvra"),
     ]
     assert all(one != other for i, one in enumerate(spaces) for other in spaces[:i])
-
-
-def test_cmvras_depth_saturates_at_eight_bits():
-    depth = np.array([0, 100, 255, 256, 40_000], np.uint16).repeat(64).reshape(5, 8, 8)
-    prepared = SaturatedDepth(8)(depth, "depth")
-    assert prepared[:, 0, 0, 0].tolist() == [0, 100, 255, 255, 255]

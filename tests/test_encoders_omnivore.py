@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from encoders import load_encoder, swin3d
 from encoders.checkpoint import load_strictly
-from encoders.clip import CLIP_MEAN, CLIP_STD
 from encoders.errors import EncoderError, WeightsError
 from encoders.omnivore import Omnivore, OmnivoreModel, OmnivoreShape
+from encoders.preprocess import CLIP_MEAN, CLIP_STD
 
 FIXTURES = golden_fixtures.cases("omnivore_")
 TINY = Omnivore.tiny
