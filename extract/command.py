@@ -1,17 +1,19 @@
 """What ``python -m extract`` does with its arguments: register the dataset, then each modality in turn."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+from encoders.errors import WeightsError
 from extract.datasets import Dataset, DatasetConfig, DatasetError, dataset_names, load_config, load_dataset
 from extract.encode import resolve_device
 from extract.interrupt import Interruption
 from extract.memory import keep_freed_memory
 from extract.pipeline import extract_clips
+from extract.progress import readable_bytes
 from extract.register import register
 from extract.resolve import Choices, clip_task, modalities, text_task
 from extract.space import require_space
@@ -83,7 +85,7 @@ class _Command:
         """All modalities in turn; returns the exit status."""
         names = modalities(self.bank, self.config, self.request.modality, self.request.choices)
         # Every mistake in the request, and a disk too small for it, shows before the first hour of work.
-        tasks = [self._task(name) for name in names]
+        tasks = self._tasks(names)
         todo = [one for one in map(self._planned, tasks) if one is not None]
         require_space(self.bank.path, [(task, rows) for task, rows in todo if isinstance(task, Task)])
         while todo:
@@ -92,6 +94,22 @@ class _Command:
             if self.stopper.number is not None:
                 return self._interrupted()
         return EXIT_SOME_FAILED if self.failed else EXIT_DONE
+
+    def _tasks(self, modalities: Sequence[str]) -> list[Task | TextTask]:
+        """One for each modality.
+
+        Raises:
+            WeightsError: Naming all the files that are missing, not the first one only.
+        """
+        tasks, missing = [], []
+        for name in modalities:
+            try:
+                tasks.append(self._task(name))
+            except WeightsError as error:
+                missing.append(f"{name}: {error}")
+        if missing:
+            raise WeightsError("\nerror: ".join(missing))
+        return tasks
 
     def _task(self, modality: str) -> Task | TextTask:
         if modality == TEXT:
@@ -105,7 +123,8 @@ class _Command:
             if not texts:
                 print(f"nothing is missing: all texts of the bank have {task.spec.name} ({task.field.name})")
                 return None
-            _say(f"texts {task.spec.name}: {len(texts)} texts to do; {_how(task)}")
+            size = readable_bytes(2 * task.field.tokens * task.field.dim * len(texts))
+            _say(f"texts {task.spec.name}: {len(texts)} texts to do, about {size}; {_how(task)}")
             return task, texts
         rows = plan(self.bank, task)
         if not rows:

@@ -93,7 +93,7 @@ def test_help_answers_in_a_second_loads_nothing_heavy_and_teaches():
         "--max-failures" in done.stdout and "--register-only" in done.stdout and "Exit status" in done.stdout
     )
     unwrapped = "".join(done.stdout.split())
-    assert all(name in unwrapped for name in ENCODERS)
+    assert all(name in unwrapped for name, place in ENCODERS.items() if place.startswith("encoders."))
     script = "import sys, extract.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\n"
     heavy = "print(sorted({'torch', 'duckdb', 'transformers', 'decord', 'pyarrow'} & set(sys.modules)))"
     told = subprocess.run(

@@ -187,11 +187,13 @@ def test_a_checkpoint_may_lack_what_is_allowed_and_nothing_else(corpus, tmp_path
 
 def test_weights_by_modality(corpus, tmp_path, complaint, here):
     fixed = ("--dataset", corpus, "--bank", tmp_path / "bank", "--encoder", "clip-vip-b16")
-    error = complaint(*fixed, "--weights", "rgb=/nowhere/a.pt,text=/nowhere/b.pt")
-    assert "no checkpoint file at '/nowhere/a.pt'" in error and "pretrain_clipvip_base_16.pt" in error
+    _, err = here(*fixed, "--weights", "rgb=/nowhere/a.pt,text=/nowhere/b.pt", check=2)
+    assert "error: rgb: clip-vip-b16: no checkpoint file at '/nowhere/a.pt'" in err
+    assert "error: text: clip-vip-b16: no checkpoint file at '/nowhere/b.pt'" in err
     error = complaint(*fixed, "--weights", "rgb=random,text=/nowhere/b.pt")
-    assert "no checkpoint file at '/nowhere/b.pt'" in error
-    assert "no weights given" in complaint(*fixed, "--weights", "ir=random,text=random")
+    assert error.startswith("error: text:") and "'/nowhere/b.pt'" in error
+    assert "rgb: clip-vip-b16: no weights given" in complaint(*fixed, "--weights", "ir=random,text=random")
+    fixed = (*fixed, "--modality", "rgb")
     assert "no checkpoint file at 'a=b.pt'" in complaint(*fixed, "--weights", "a=b.pt")  # a name with "="
 
 
@@ -207,11 +209,13 @@ def tiny_recipe(path, **changes):
     return path
 
 
-def test_cmvras_recipe_without_weights_names_the_official_files(synthetic, tmp_path, complaint):
-    error = complaint(
-        "--dataset", "synthetic", "--root", synthetic, "--bank", tmp_path / "bank", "--config", CMVRA
-    )
-    assert "no weights given" in error and "licence" in error
+def test_cmvras_recipe_without_weights_names_the_official_files_of_all_modalities(synthetic, tmp_path, here):
+    arguments = ("--dataset", "synthetic", "--root", synthetic, "--bank", tmp_path / "bank")
+    _, err = here(*arguments, "--config", CMVRA, "--weights", "skeleton=random", check=2)
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert [line.split(":")[1].strip() for line in lines] == ["depth", "ir", "rgb", "text"]
+    for line, file in zip(lines, ["swinB_In21k"] * 2 + ["pretrain_clipvip_base_16.pt"] * 2, strict=True):
+        assert "no weights given" in line and file in line and "licence" in line
     for file in ("pretrain_clipvip_base_16.pt", "swinB_In21k", "checkpoint_best_transformer.pth"):
         assert file in CMVRA.read_text()
 
