@@ -108,12 +108,12 @@ class Davenet(Pretrained):
         "davenet": Card(
             "AVLnet_release.pth",
             "github.com/roudimit/AVLnet",
-            "BSD-3-Clause for the code, none stated for the weights",
+            "BSD-3-Clause (code); none stated for weights",
         ),
         "davenet-v2": Card(
-            "everything_at_once_tva/latest_model.pth",
-            "github.com/ninatu/everything_at_once",
-            "BSD-3-Clause for this network's code, none stated for the weights",
+            "latest_model.pth",
+            "github.com/ninatu/everything_at_once (everything_at_once_tva)",
+            "BSD-3-Clause (code); none stated for weights",
         ),
     }
     modalities = ("audio",)

@@ -68,6 +68,19 @@ def decibels(power: np.ndarray) -> np.ndarray:
     return 10.0 * np.log10(np.maximum(power, LEAST_POWER))
 
 
+def mono(values: np.ndarray, modality: str) -> np.ndarray:
+    """Samples ``(S,)`` float in [-1, 1], or int16, -> float64 in [-1, 1].
+
+    Raises:
+        EncoderError: If they are something else, or there are none.
+    """
+    if values.ndim != 1 or not len(values) or values.dtype not in SAMPLE_TYPES:
+        raise EncoderError(
+            f"log-mel: {modality} is {values.dtype} {values.shape}; expected (samples,) float or int16"
+        )
+    return values.astype(np.float64) / (32768.0 if values.dtype == np.int16 else 1.0)
+
+
 @dataclass(frozen=True)
 class AvlnetLogMel:
     """AVLnet's front end, run in the decode workers: mono sound -> log-mel frames, a hundred a second.
@@ -106,11 +119,7 @@ class AvlnetLogMel:
         times_seconds: np.ndarray | None = None,
     ) -> np.ndarray:
         """Samples ``(S,)`` float in [-1, 1], or int16, -> ``(1 + S // hop, bins)`` float32 decibels."""
-        if values.ndim != 1 or not len(values) or values.dtype not in SAMPLE_TYPES:
-            raise EncoderError(
-                f"log-mel: {modality} is {values.dtype} {values.shape}; expected (samples,) float or int16"
-            )
-        samples = values.astype(np.float64) / (32768.0 if values.dtype == np.int16 else 1.0)
+        samples = mono(values, modality)
         samples = samples - samples.mean()
         samples[1:] -= self.preemphasis * samples[:-1]
         filters = slaney_filters(self.rate_hz, self.window, self.bins, self.low_hz, self.rate_hz / 2)

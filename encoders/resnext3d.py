@@ -151,7 +151,7 @@ class ResNeXt3d(Pretrained):
             "resnext101.pth",
             "github.com/antoine77340/video_feature_extractor (or resnext-101-kinetics.pth, "
             "github.com/kenshohara/3D-ResNets-PyTorch)",
-            "MIT for the authors' code, none stated for the weights",
+            "MIT (code); none stated for weights",
         )
     }
     modalities = ("rgb", "ir", "depth")
