@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from encoders.errors import EncoderError
-from encoders.preprocess import ImagePreprocess, cut
+from encoders.preprocess import ImagePreprocess
 from encoders.protocols import CropBox
 
 # Of the share of MAX_PIXELS, over SUN RGB-D.
@@ -90,15 +90,17 @@ def disparity_share(
 
 
 @dataclass(frozen=True)
-class DisparityPreprocess(ImagePreprocess):
-    """Depth maps -> normalised disparity, with the geometry of an :class:`ImagePreprocess`.
+class Disparity:
+    """Depth maps -> normalised disparity, placed like pictures.
 
     Attributes:
+        images: Its geometry is used, its statistics are not.
         camera: What took the depth.
         disparity: ``as-trained``: an eighth of the true one (see the module). ``true``: that itself.
             ``given``: values are no millimetres but disparities in pixels, of any type; 0 = unmeasured.
     """
 
+    images: ImagePreprocess
     camera: DepthCamera = CAMERAS["kinect-v2"]
     disparity: Literal["as-trained", "true", "given"] = "as-trained"
 
@@ -108,18 +110,13 @@ class DisparityPreprocess(ImagePreprocess):
 
     def space(self) -> dict[str, Any]:
         """The values that decide the features, for the space digest."""
-        geometry = {key: getattr(self, key) for key in ("size", "resize", "centre_fraction", "interpolation")}
+        images = self.images.space()
+        geometry = {key: images[key] for key in ("size", "resize", "centre_fraction", "interpolation")}
         camera = None if self.disparity == "given" else asdict(self.camera)
         values = {"disparity": self.disparity, "camera": camera, "mean": MEAN, "std": STD, "revision": 1}
         return {**geometry, **values}
 
-    def __call__(
-        self,
-        values: np.ndarray,
-        modality: str,
-        crop: CropBox | None = None,
-        times_seconds: np.ndarray | None = None,
-    ) -> np.ndarray:
+    def __call__(self, values: np.ndarray, modality: str, crop: CropBox | None = None) -> np.ndarray:
         """Depth ``(T, H, W)`` uint16 mm -> share of 75 pixels of disparity ``(T, 1, *sides)`` float16, 0..1.
 
         Resizing averages the measured pixels only, so that holes do not bleed into their surroundings as
@@ -129,12 +126,10 @@ class DisparityPreprocess(ImagePreprocess):
         Raises:
             EncoderError: For values that are no depth in millimetres (8 bits cannot hold them).
         """
-        share = self._share(values, modality)
-        frames = cut(share[:, None], crop)
-        measured = (frames > 0).to(torch.float32)
-        weight = self._resize(measured)
-        share = self._resize(frames) / weight.clamp(min=MEASURED_SHARE)
-        return share.masked_fill(weight < MEASURED_SHARE, 0.0).to(torch.float16).contiguous().numpy()
+        share = self._share(values, modality)[:, None]
+        measured = self.images.place((share > 0).to(torch.float32), crop)
+        share = self.images.place(share, crop) / measured.clamp(min=MEASURED_SHARE)
+        return share.masked_fill(measured < MEASURED_SHARE, 0.0).to(torch.float16).contiguous().numpy()
 
     def _share(self, values: np.ndarray, modality: str) -> torch.Tensor:
         if self.disparity == "given":

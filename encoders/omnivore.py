@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from encoders.clip_vip import CMVRA, CmvraImages
-from encoders.depth import DepthCamera, DisparityPreprocess, PicturedDepth, depth_camera
+from encoders.depth import DepthCamera, Disparity, PicturedDepth, depth_camera
 from encoders.errors import EncoderError
 from encoders.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
 from encoders.pretrained import OFFICIAL, Card, Pretrained
@@ -121,7 +121,7 @@ class OmnivorePreprocess:
     """
 
     images: ImagePreprocess
-    depth: DisparityPreprocess | PicturedDepth
+    depth: Disparity | PicturedDepth
 
     def space(self) -> dict[str, Any]:
         """The values that decide the features, for the space digest."""
@@ -192,7 +192,7 @@ class Omnivore(Pretrained):
         device: As all.
         modality: As all.
         camera: What took the depth: a name of :data:`encoders.depth.CAMERAS`, or its numbers.
-        disparity: How disparity is had from depth, see :class:`encoders.depth.DisparityPreprocess`.
+        disparity: How disparity is had from depth, see :class:`encoders.depth.Disparity`.
         projection: Dimensions of the linear head of a checkpoint of CMVRA's alignment; ``embedding`` is then
             what that head makes of the mean.
         **options: See :class:`encoders.pretrained.Pretrained`.
@@ -247,10 +247,9 @@ class Omnivore(Pretrained):
             self.sampling = {"frames": 12}
             self.preprocess = _cmvra_preprocess(shape.size)
         else:
-            depth = DisparityPreprocess(
-                shape.size, "centre", camera=depth_camera(camera), disparity=disparity
-            )
-            self.preprocess = OmnivorePreprocess(ImagePreprocess(shape.size, "centre"), depth)
+            images = ImagePreprocess(shape.size, "centre")
+            depth = Disparity(images, depth_camera(camera), disparity)
+            self.preprocess = OmnivorePreprocess(images, depth)
         self.frames_per_step = shape.patch[0]
 
     def build(self) -> OmnivoreModel:

@@ -82,7 +82,11 @@ class ImagePreprocess:
             )
         images = torch.from_numpy(values)
         images = images[:, None] if values.ndim == 3 else images.permute(0, 3, 1, 2)
-        return self._resize(cut(images, crop)).contiguous().numpy()
+        return self.place(images, crop).contiguous().numpy()
+
+    def place(self, images: torch.Tensor, crop: CropBox | None) -> torch.Tensor:
+        """The geometry alone: ``(T, C, H, W)`` of any number type -> ``(T, C, *sides)``."""
+        return self._resize(_cut(images, crop))
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -125,7 +129,7 @@ class ImagePreprocess:
         return (batch.to(torch.float32) - shift) * scale
 
 
-def cut(images: torch.Tensor, crop: CropBox | None) -> torch.Tensor:
+def _cut(images: torch.Tensor, crop: CropBox | None) -> torch.Tensor:
     """Cut the relative box out of ``(T, C, H, W)`` and mirror it if asked."""
     if crop is None:
         return images

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.depth import CAMERAS, DepthCamera, DisparityPreprocess, depth_camera
+from encoders.depth import CAMERAS, DepthCamera, Disparity, depth_camera
 from encoders.errors import EncoderError
 from encoders.omnivore import Omnivore
 from encoders.preprocess import ImagePreprocess
@@ -12,15 +12,16 @@ from encoders.protocols import CropBox
 
 # 0.1 m * 300 px = 30 pixel metres in frames of 40 pixels.
 CAMERA = DepthCamera(focal_pixels=300.0, width_pixels=40, baseline_metres=0.1)
-TRUE = DisparityPreprocess(20, "centre", camera=CAMERA, disparity="true")
-TRAINED = DisparityPreprocess(20, "centre", camera=CAMERA)
+CENTRE = ImagePreprocess(20, "centre")
+TRUE = Disparity(CENTRE, CAMERA, "true")
+TRAINED = Disparity(CENTRE, CAMERA)
 
 
 def _constant(millimetres: int, height: int = 20, width: int = 40) -> np.ndarray:
     return np.full((1, height, width), millimetres, np.uint16)
 
 
-def _share(preprocess: DisparityPreprocess, depth: np.ndarray) -> float:
+def _share(preprocess: Disparity, depth: np.ndarray) -> float:
     prepared = preprocess(depth, "depth")
     assert (prepared.shape, prepared.dtype) == ((1, 1, 20, 20), np.float16)
     assert prepared.max() == prepared.min()
@@ -46,7 +47,7 @@ def test_a_room_before_a_kinect_lies_within_what_was_trained():
     for camera in CAMERAS.values():
         ends = []
         for disparity in ("as-trained", "true"):
-            preprocess = DisparityPreprocess(20, "centre", camera=camera, disparity=disparity)
+            preprocess = Disparity(CENTRE, camera, disparity)
             for depth in (1000, 4000):
                 frame = _constant(depth, 424, camera.width_pixels)
                 ends.append(float(preprocess.channel(torch.from_numpy(preprocess(frame, "depth"))).mean()))
@@ -70,14 +71,14 @@ def test_holes_do_not_bleed_into_their_surroundings():
     prepared = TRUE(depth, "depth")[0, 0]
     assert set(np.unique(prepared)) == {np.float16(0), prepared.max()}
     assert (prepared[10, 10:] > 0).all()  # the small hole is filled from what is around it
-    bled = np.asarray(ImagePreprocess(20, "centre")((depth // 10).astype(np.uint8), "depth"))
+    bled = CENTRE((depth // 10).astype(np.uint8), "depth")
     assert len(np.unique(bled)) > 2  # what plain interpolation makes of both
 
 
 def test_resized_depth_keeps_eleven_digits():
     ramp = np.linspace(1500, 3000, 80, dtype=np.uint16)
     depth = np.broadcast_to(ramp, (1, 80, 80)).copy()
-    preprocess = DisparityPreprocess(40, "squash", camera=CAMERA, disparity="true")
+    preprocess = Disparity(ImagePreprocess(40, "squash"), CAMERA, "true")
     exact = (0.1 * 300 * 80 / 40 / (depth[0, 0] / 1000.0)) / 75
     weights = np.array([1.0, 3.0, 3.0, 1.0]) / 8  # antialiased bilinear, by two
     wanted = np.convolve(exact, weights, "valid")[1::2]
@@ -91,13 +92,14 @@ def test_depth_is_cut_and_mirrored_like_pictures():
     depth[:, 6:20, 8:30] = 2000
     pictures = (depth > 0).astype(np.uint8)[..., None].repeat(3, -1) * 255
     crop = CropBox(0.0, 0.1, 0.8, 0.7, flip=True)
-    seen = ImagePreprocess(24, "centre")(pictures, "rgb", crop)[:, :1] > 127
-    assert np.array_equal(DisparityPreprocess(24, "centre", camera=CAMERA)(depth, "depth", crop) > 0, seen)
+    images = ImagePreprocess(24, "centre")
+    seen = images(pictures, "rgb", crop)[:, :1] > 127
+    assert np.array_equal(Disparity(images, CAMERA)(depth, "depth", crop) > 0, seen)
     assert 0 < seen.mean() < 1
 
 
 def test_given_disparities_are_taken_as_pixels():
-    preprocess = DisparityPreprocess(20, "centre", disparity="given")
+    preprocess = Disparity(CENTRE, disparity="given")
     for dtype in (np.uint8, np.uint16, np.float32):
         assert _share(preprocess, np.full((1, 20, 40), 15, dtype)) == pytest.approx(0.2, rel=1e-3)
     assert _share(preprocess, np.full((1, 20, 40, 3), 15, np.uint8)) == pytest.approx(0.2, rel=1e-3)
@@ -117,7 +119,7 @@ def test_an_unknown_camera_is_refused(camera):
 
 def test_an_unknown_disparity_is_refused():
     with pytest.raises(EncoderError, match="as-trained, true, given"):
-        DisparityPreprocess(disparity="metric")  # type: ignore[arg-type]
+        Disparity(CENTRE, disparity="metric")  # type: ignore[arg-type]
 
 
 def test_what_decides_the_features_is_in_the_space():
