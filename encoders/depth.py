@@ -8,7 +8,7 @@ What a unit is worth: the authors read SUN RGB-D's files as millimetres, but tho
 data set's toolbox shifts them right by three bits first). So the disparities that the network has seen are an
 eighth of the true ones, and their published mean says so: it is 0.0418 * 75 = 3.1 pixels, but at a Kinect's
 baseline * focal of 39 pixel metres nothing within its 8 metres has less than 4.9. We therefore take an eighth
-too; true disparities of a room lie up to 10 standard deviations away from what was trained.
+too; at 1 metre, a true disparity lies more than 10 standard deviations away from the mean that was trained.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ class DepthCamera:
 
 
 CAMERAS = {
-    # Depth registered to colour, as SUN RGB-D and NYU give it; UTD-MHAD's 320 pixels are the same view.
-    "kinect-v1": DepthCamera(focal_pixels=518.86, width_pixels=640),
-    # The depth camera itself, 512 x 424: NTU RGB+D, Drive&Act. Factory calibrations differ by about 1 %.
+    # The depth camera itself (UTD-MHAD, at half the width); factory calibrations differ by about 1 %.
+    "kinect-v1": DepthCamera(focal_pixels=580.0, width_pixels=640),
+    # Its depth registered to colour, as SUN RGB-D and NYU give it.
+    "kinect-v1-registered": DepthCamera(focal_pixels=518.86, width_pixels=640),
+    # The depth camera itself, 512 x 424 (NTU RGB+D, Drive&Act).
     "kinect-v2": DepthCamera(focal_pixels=365.0, width_pixels=512),
 }
 
@@ -76,9 +78,7 @@ def depth_camera(given: str | Mapping[str, float] | DepthCamera) -> DepthCamera:
         ) from None
 
 
-def disparity_share(
-    depth_mm: torch.Tensor, pixel_metres: float, units: float = TRAINED_UNITS
-) -> torch.Tensor:
+def disparity_share(depth_mm: torch.Tensor, pixel_metres: float, units: float) -> torch.Tensor:
     """Depth in millimetres -> disparity as a share of 75 pixels, 0..1; unmeasured depth (0) -> 0.
 
     The authors' files have no unmeasured pixels: they are filled in. Clipped like theirs, 0 would become

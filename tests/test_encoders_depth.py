@@ -51,7 +51,7 @@ def test_a_room_before_a_kinect_lies_within_what_was_trained():
             for depth in (1000, 4000):
                 frame = _constant(depth, 424, camera.width_pixels)
                 ends.append(float(preprocess.channel(torch.from_numpy(preprocess(frame, "depth"))).mean()))
-        assert -1.3 < ends[1] < 0 < ends[0] < 1
+        assert -1.3 < ends[1] < 0 < ends[0] < 1.5
         assert ends[3] > 1.5 and ends[2] > 10
 
 
@@ -113,7 +113,7 @@ def test_eight_bits_are_no_millimetres():
 
 @pytest.mark.parametrize("camera", ["kinect", {"focal_pixels": 300}, {"focal": 300, "width_pixels": 20}, 3])
 def test_an_unknown_camera_is_refused(camera):
-    with pytest.raises(EncoderError, match="kinect-v1, kinect-v2"):
+    with pytest.raises(EncoderError, match=r"kinect-v1, .*kinect-v2"):
         depth_camera(camera)
 
 
