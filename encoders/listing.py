@@ -24,7 +24,7 @@ def row(one: Description) -> tuple[str, ...]:
         _input(one),
         ", ".join(fields),
         f"{one.parameters / 1e6:.1f} M" if one.parameters else "none",
-        (one.licence or "none needed").split(" (")[0],
+        one.licence or "none needed",
         _weights(one),
     )
 
@@ -34,7 +34,9 @@ def _input(one: Description) -> str:
     if not one.inputs:
         return "texts"
     steps, *shape = next(iter(one.inputs.values()))
-    frames = one.sampling.get("frames", steps)
+    frames = (
+        f"{one.sampling['fps']:g} a second" if "fps" in one.sampling else one.sampling.get("frames", steps)
+    )
     return " x ".join(str(size) for size in (frames, *shape))
 
 
