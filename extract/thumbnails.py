@@ -100,11 +100,13 @@ def _size(height: int, width: int) -> tuple[int, int]:
 
 def _images(values: np.ndarray, chosen: np.ndarray) -> list[Image.Image]:
     """Pixels ``(T, H, W, 3)`` uint8, scaled."""
-    size = _size(*values.shape[1:3])
-    # Reducing first is 20x cheaper on large frames, and looks the same at this size.
-    return [
-        Image.fromarray(values[k]).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0) for k in chosen
-    ]
+    import torch  # its resizing is 4x as fast as PIL's, and whoever prepares pixels has loaded it
+    from torch.nn.functional import interpolate
+
+    width, height = _size(*values.shape[1:3])
+    pixels = torch.from_numpy(values[chosen]).permute(0, 3, 1, 2)
+    small = interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
+    return [Image.fromarray(frame) for frame in small.permute(0, 2, 3, 1).contiguous().numpy()]
 
 
 def _depths(values: np.ndarray, chosen: np.ndarray) -> list[Image.Image]:
