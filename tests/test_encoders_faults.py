@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import test_encoders_clip_vip as clip_vip
 import test_encoders_davenet as davenet
+import test_encoders_lavila as lavila
 import test_encoders_omnimae as omnimae
 import test_encoders_omnivore as omnivore
 import test_encoders_resnext3d as resnext3d
@@ -32,13 +33,13 @@ class Family:
     """How a family's fixtures are compared.
 
     Attributes:
-        fixtures: The prefix of their names.
+        fixtures: Beginnings of their names.
         load: A fixture -> the modules with its weights, and the largest error over its outputs, as a share of
             the tolerance.
         unseen: Beginnings of keys that no output depends on.
     """
 
-    fixtures: str
+    fixtures: tuple[str, ...]
     load: Callable[[Golden, Path], tuple[list[nn.Module], Worst]]
     unseen: tuple[str, ...] = ()
 
@@ -70,6 +71,11 @@ def _omnimae(golden: Golden, folder: Path) -> tuple[list[nn.Module], Worst]:
     return list(both), lambda: omnimae.worst(*both, golden)
 
 
+def _lavila(golden: Golden, folder: Path) -> tuple[list[nn.Module], Worst]:
+    model = lavila.loaded(golden, folder)
+    return [model], lambda: lavila.worst(model, golden)
+
+
 def _davenet(golden: Golden, folder: Path) -> tuple[list[nn.Module], Worst]:
     model, frames = davenet._original(golden)
     return [model], lambda: float(davenet._errors(golden, model, frames))
@@ -81,12 +87,13 @@ def _resnext3d(golden: Golden, folder: Path) -> tuple[list[nn.Module], Worst]:
 
 
 FAMILIES = {
-    "clip-vip": Family("clipvip_", _clip_vip),
-    "tahar": Family("tahar_", _tahar),
-    "omnivore": Family("omnivore_", _omnivore),
-    "omnimae": Family("omnimae_", _omnimae),
-    "davenet": Family("davenet_v", _davenet, unseen=("batchnorm1.",)),  # loaded, and never applied
-    "resnet-3d": Family("resnet3d_new", _resnext3d),
+    "clip-vip": Family(("clipvip_",), _clip_vip),
+    "tahar": Family(("tahar_",), _tahar),
+    "omnivore": Family(("omnivore_",), _omnivore),
+    "omnimae": Family(("omnimae_",), _omnimae),
+    "lavila": Family(("lavila_dual_encoder", "lavila_eps_probe"), _lavila),
+    "davenet": Family(("davenet_v",), _davenet, unseen=("batchnorm1.",)),  # loaded, and never applied
+    "resnet-3d": Family(("resnet3d_new",), _resnext3d),
 }
 # Those with layer norms and attention.
 TRANSFORMERS = [name for name in FAMILIES if name not in ("davenet", "resnet-3d")]
@@ -96,10 +103,10 @@ def _unseen(
     family: str, folder: Path, faults: Callable[[nn.Module], Iterator[Any]], named: str = ""
 ) -> list[str]:
     """The kinds of faults that no fixture's outputs show; of the fixtures with a word in their name."""
-    found = [case.values[0] for case in cases(FAMILIES[family].fixtures)]
+    found = [case.values[0] for case in cases(*FAMILIES[family].fixtures)]
     found = [golden for golden in found if golden and named in golden.path.stem]
     if not found:
-        pytest.skip(f"no parity fixtures {FAMILIES[family].fixtures}*{named}*")
+        pytest.skip(f"no parity fixtures {', '.join(FAMILIES[family].fixtures)} {named}")
     seen: dict[str, bool] = {}
     for golden in found:
         modules, worst = FAMILIES[family].load(golden, folder)
