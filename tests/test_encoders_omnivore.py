@@ -1,6 +1,5 @@
 """Omnivore: parity with the original code's outputs, its official files' keys, and what goes into it."""
 
-import itertools
 import re
 from dataclasses import replace
 
@@ -199,31 +198,6 @@ def test_fixtures_catch(fault, monkeypatch):
     assert max(worst) > 10, f"the largest error is {max(worst):.3g} times the tolerance"
 
 
-@pytest.mark.parametrize(
-    ("size", "window", "shift"),
-    [
-        ((4, 6, 6), (2, 3, 3), (1, 1, 1)),
-        ((4, 6, 9), (4, 3, 3), (0, 1, 1)),
-        ((6, 4, 4), (3, 4, 2), (1, 0, 1)),
-        ((2, 4, 4), (2, 4, 4), (0, 0, 0)),
-    ],
-)
-def test_tokens_see_those_of_their_window_that_were_near_before_the_shift(size, window, shift):
-    windows = swin3d.arrange((2, *size), window, shift, torch.device("cpu"))
-    assert torch.equal(windows.order[windows.inverse], torch.arange(2 * size[0] * size[1] * size[2]))
-    places = torch.stack(torch.unravel_index(windows.order, (2, *size)), 1).split(windows.rows)
-    seen = set()
-    for group, mask in zip(places, windows.masks, strict=True):
-        for tokens in group.view(-1, windows.tokens, 4):
-            near = ((tokens[:, None] - tokens).abs() < torch.tensor([1, *window])).all(-1)
-            assert torch.equal(near, torch.ones_like(near) if mask is None else mask == 0)
-            shifted = (tokens[:, 1:] - torch.tensor(shift)) % torch.tensor(size) // torch.tensor(window)
-            assert (shifted == shifted[0]).all()  # they are one window
-            seen.add((int(tokens[0, 0]), *shifted[0].tolist()))
-    counts = [side // one for side, one in zip(size, window, strict=True)]
-    assert seen == set(itertools.product(range(2), *map(range, counts)))
-
-
 def test_a_later_backward_pass_may_use_what_inference_has_cached():
     swin3d.arrange.cache_clear()
     encoder = Omnivore("random", modality="rgb", name="omnivore-swin-b", architecture="tiny")
@@ -238,13 +212,6 @@ def test_a_later_backward_pass_may_use_what_inference_has_cached():
         trunk.layers[0].blocks[1].attn.relative_position_bias_table,
     ):
         assert weight.grad.abs().sum() > 0
-
-
-def test_cached_arrangements_are_bounded():
-    for side in range(4, 120, 2):
-        swin3d.arrange((1, 2, side, 4), (2, 2, 2), (0, 0, 0), torch.device("cpu"))
-    info = swin3d.arrange.cache_info()
-    assert info.currsize <= info.maxsize <= 64
 
 
 def test_an_encoder_computes_what_the_module_does(tmp_path):
