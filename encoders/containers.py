@@ -42,7 +42,8 @@ _REFUSED = re.compile(r"GLOBAL (\S+)|new object .* but got (.+)|unrecognized fun
 # First bytes of what is often saved instead of a checkpoint.
 _MISTAKEN = {
     b"version https://git-lfs": "a git-lfs pointer; fetch the file itself (git lfs pull)",
-    b"<": "a web page; download the file again",
+    b"<!doctype": "a web page; download the file again",
+    b"<html": "a web page; download the file again",
     b"\x1f\x8b": "gzip-compressed; unpack it first",
 }
 
@@ -71,7 +72,7 @@ def _read(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(64)
     for magic, what in _MISTAKEN.items():
-        if start.startswith(magic):
+        if start.lower().startswith(magic):
             raise WeightsError(f"is {what}")
     if not start:
         raise EOFError("it is empty")
@@ -90,12 +91,12 @@ def _read(path: Path) -> Any:
 
 def _read_zip(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
-        # torch does not look at the checksums; a flipped bit would become a feature.
+        if is_torchscript(archive):
+            return torchscript_tensors(archive)  # every record's checksum is compared as it is read
+        # torch does not look at them; a flipped bit would become a feature.
         damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-        if is_torchscript(archive):
-            return torchscript_tensors(archive)
     return _read_pickle(path)
 
 
@@ -119,7 +120,7 @@ def _read_pickle(path: Path) -> Any:
 
 def _allowed() -> list[Any]:
     """Harmless classes: arguments, paths, numpy numbers; under the names that older versions gave them."""
-    scalar, rebuild = np._core.multiarray.scalar, np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    scalar, rebuild = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
     named = [
         (function, f"numpy.{core}.multiarray.{name}")
         for core in ("core", "_core")

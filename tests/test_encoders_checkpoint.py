@@ -207,6 +207,7 @@ def test_a_flipped_bit_among_the_weights_is_noticed(tmp_path, kind):
         read_checkpoint(path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     ("content", "said"),
     [
