@@ -298,3 +298,46 @@ def test_a_cameras_view_is_encoded_as_its_modality_is(tmp_path, here):
     recipe.write_text(yaml.safe_dump({"dataset": str(dataset), "modalities": given}))
     out, _ = here("--config", recipe, "--bank", tmp_path / "bank")
     assert "toy/ir.ceiling patches@" in out and "2 clips added" in out
+
+
+@pytest.mark.slow
+def test_cmvras_recipe_at_full_size(synthetic, tmp_path, here):
+    """The networks that are published, with random weights, of which the sets' names speak."""
+    bank = tmp_path / "bank"
+    common = ("--dataset", "synthetic", "--root", synthetic, "--bank", bank, "--weights", "random")
+    here(*common, "--config", CMVRA)
+    here(*common, "--modality", "rgb+depth", "--encoder", "omnivore-swin-b", "--frames", 4)
+    opened = Bank.open(bank)
+    sql = "SELECT modality, encoder, field, encoded, frames, dim FROM coverage WHERE dataset = 'synthetic'"
+    found = {(row["modality"], row["field"]): row for row in opened.sql(sql).to_pylist()}
+    sizes = {  # embedding, tokens.pooled, time steps of a clip
+        "rgb": ("clip-vip-b16-random", 512, 768, 12),
+        "skeleton": ("clip-vip-b16-random", 512, 768, 12),
+        "ir": ("omnivore-swin-b-random", 1024, 1024, 6),
+        "depth": ("omnivore-swin-b-random", 1024, 1024, 6),
+        "rgb+depth": ("omnivore-swin-b-random", 1024, 1024, 2),
+    }
+    assert {modality for modality, _ in found} == set(sizes)
+    for modality, (encoder, joint, width, steps) in sizes.items():
+        whole, pooled = found[modality, "embedding"], found[modality, "tokens.pooled"]
+        assert whole["encoder"] == pooled["encoder"] == encoder
+        assert (whole["encoded"], whole["frames"], whole["dim"]) == (4, 4, joint)
+        assert (pooled["encoded"], pooled["frames"], pooled["dim"]) == (4, 4 * steps, width)
+        values, _ = opened.select("synthetic", modality, field="embedding").read(range(4))
+        vectors = values.reshape(4, -1).astype(np.float32)
+        assert np.isfinite(vectors).all() and np.linalg.matrix_rank(vectors - vectors.mean(0)) == 3
+    texts = opened.sql("SELECT text FROM texts LIMIT 5")["text"].to_pylist()
+    assert opened.texts(texts).shape == (5, 512)
+
+
+@pytest.mark.slow
+def test_the_embedded_real_weights_extract_all_modalities(synthetic, tmp_path, here):
+    bank = tmp_path / "bank"
+    here("--dataset", "synthetic", "--root", synthetic, "--bank", bank)
+    rows = Bank.open(bank).sql("SELECT DISTINCT modality, encoder, encoded, failed FROM coverage").to_pylist()
+    encoders = {row["modality"]: row["encoder"] for row in rows}
+    assert encoders == dict.fromkeys(("rgb", "ir", "depth"), "efficientnet-lite0") | {
+        "skeleton": "joints",
+        "text": "minilm",
+    }
+    assert all(row["encoded"] >= 4 and row["failed"] == 0 for row in rows)
