@@ -132,9 +132,12 @@ def _of_modality(tensors: Tensors, path: Path, modality: str | None) -> Tensors:
 
 def checkpoint_digest(path: Path, modality: str | None) -> str:
     """Identity of what :func:`read_checkpoint` returns; the modality counts where a file holds several."""
+    digest = file_digest(path)
+    if path.stat().st_size == 0:  # cannot be mapped; reading it will say so
+        return digest
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         several = content.find(CMVRA.encode()) >= 0  # keys stand in the file as they are
-    return file_digest(path) + (f":{modality}" if several else "")
+    return f"{digest}:{modality}" if several else digest
 
 
 def load_strictly(

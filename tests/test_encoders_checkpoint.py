@@ -135,6 +135,8 @@ def test_the_digest_names_the_content_and_the_encoder_taken_out(alignment, tmp_p
         assert single == checkpoint_digest(tmp_path / "single.pt", None)
         torch.save({**_state(), "a.bias": torch.ones(3)}, tmp_path / "single.pt")
         assert single != checkpoint_digest(tmp_path / "single.pt", "ir")
+    (tmp_path / "empty.pt").touch()
+    assert checkpoint_digest(tmp_path / "empty.pt", "ir") != single
 
 
 # Files that are not what they should be -------------------------------------------------------------------
