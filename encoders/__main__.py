@@ -82,11 +82,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = [_plain(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
         auto_cli(dict(COMMANDS), args=arguments, prog="python -m encoders", parser_class=_parser())
-    except EncoderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_USAGE) from None
     except BrokenPipeError:  # the reader of our stdout went away (`... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (EncoderError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE) from None
 
 
 def _plain(word: str) -> str:
@@ -94,9 +94,7 @@ def _plain(word: str) -> str:
     name, equals, value = word.partition("=")
     if not name.startswith("--"):
         return word
-    return (
-        "--json=true" if word == "--json" else name.replace("-", "_").replace("__", "--", 1) + equals + value
-    )
+    return "--json=true" if word == "--json" else f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
 def _parser() -> type:
