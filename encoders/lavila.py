@@ -16,11 +16,13 @@ from torch import nn
 
 from encoders.checkpoint import read_tensors
 from encoders.clip_tokenizer import clip_tokenizer
+from encoders.clip_vip import TextShape
+from encoders.clip_vip_model import quick_gelu
 from encoders.errors import EncoderError
 from encoders.preprocess import ImagePreprocess
 from encoders.pretrained import Card, Pretrained
 from encoders.protocols import Field
-from encoders.space_time import Inflation, SpaceTimeShape, SpaceTimeTransformer, quick_gelu
+from encoders.space_time import Inflation, SpaceTimeShape, SpaceTimeTransformer
 from encoders.text import encode_in_buckets
 from encoders.tokens import token_fields
 
@@ -31,17 +33,6 @@ TEMPORAL = "visual.temporal_embed"
 MEAN = (108.3272985 / 255, 116.7460125 / 255, 104.09373615 / 255)
 STD = (68.5005327 / 255, 66.6321579 / 255, 70.32316305 / 255)
 TEMPERATURE = 0.07
-
-
-@dataclass(frozen=True)
-class TextShape:
-    """Sizes of the text tower; those of CLIP's base models unless said otherwise."""
-
-    vocabulary: int = 49408
-    width: int = 512
-    layers: int = 12
-    heads: int = 8
-    length: int = 77
 
 
 @dataclass(frozen=True)
@@ -56,11 +47,12 @@ class LavilaShape:
 class TextBlock(nn.Module):
     """CLIP's transformer layer, under OpenAI's names."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, shape: TextShape):
         super().__init__()
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        width, hidden = shape.width, shape.hidden
+        self.attn = nn.MultiheadAttention(width, shape.heads, batch_first=True)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)})
+        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, hidden), "c_proj": nn.Linear(hidden, width)})
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
@@ -76,7 +68,7 @@ class LavilaModel(nn.Module):
     def __init__(self, shape: LavilaShape, inflation: Inflation = "bilinear"):
         super().__init__()
         text = shape.text
-        blocks = (TextBlock(text.width, text.heads) for _ in range(text.layers))
+        blocks = (TextBlock(text) for _ in range(text.layers))
         self.visual = SpaceTimeTransformer(shape.video, inflation)
         self.token_embedding = nn.Embedding(text.vocabulary, text.width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(text.length, text.width))
@@ -133,10 +125,13 @@ class Lavila(Pretrained):
     architectures = {
         "lavila-tsf-b": LavilaShape(),
         "lavila-tsf-l": LavilaShape(
-            SpaceTimeShape(patch=14, width=1024, layers=24, heads=16), TextShape(width=768, heads=12)
+            SpaceTimeShape(patch=14, width=1024, layers=24, heads=16),
+            TextShape(width=768, heads=12, hidden=3072),
         ),
     }
-    tiny = LavilaShape(SpaceTimeShape(32, 16, 32, 2, 4), TextShape(width=16, layers=2, heads=2), 20)
+    tiny = LavilaShape(
+        SpaceTimeShape(32, 16, 32, 2, 4), TextShape(width=16, layers=2, heads=2, hidden=32), 20
+    )
     cards = {
         name: Card(file, "github.com/facebookresearch/LaViLa (docs/MODEL_ZOO.md)", "MIT")
         for name, file in {

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 
 from encoders.checkpoint import read_tensors
-from encoders.clip_vip import CmvraImages
+from encoders.clip_vip import CMVRA, CmvraImages
 from encoders.omnimae_model import BlockShape, OmniMaeModel, OmniMaeShape
 from encoders.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
 from encoders.pretrained import OFFICIAL, Card, Pretrained
 from encoders.protocols import Field
 from encoders.tokens import token_fields
 
-CMVRA = "cmvra"
 HEAD = "head.weight"
 
 
@@ -88,7 +87,7 @@ class OmniMae(Pretrained):
             shape = shape_of(read_tensors(self.path, self.modality), shape)
         return OmniMaeModel(shape)
 
-    @cached_property
+    @property
     def form(self) -> str:
         """Which of the official forms the checkpoint has."""
         shape = self.model.trunk.shape

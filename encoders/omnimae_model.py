@@ -204,7 +204,8 @@ class Trunk(nn.Module):
         With a mask only the visible patches are encoded, row by row.
 
         Raises:
-            EncoderError: A clip of another length or size than the network was trained with.
+            EncoderError: A clip of another length or size than the network was trained with, or a mask that
+                is not of its patches or hides more of one clip than of another.
         """
         patches = self.patch_embed(pixels)
         grid = (patches.shape[1], patches.shape[2], patches.shape[3])
@@ -215,6 +216,7 @@ class Trunk(nn.Module):
             )
         x = patches.flatten(1, 3) + positions(self.pos_embed, self.shape, grid)
         if mask is not None:
+            _check_mask(mask, grid)
             x = x[~mask.flatten(1)].unflatten(0, (len(x), -1))
         for block in self.blocks:
             x = block(x)
@@ -252,6 +254,16 @@ class OmniMaeModel(nn.Module):
         visible = self.trunk.norm(self.trunk(pixels, mask))
         grid = (mask.shape[1], mask.shape[2], mask.shape[3])
         return self.head(self.trunk.decoder(self.trunk.restored(visible, mask), grid))
+
+
+def _check_mask(mask: torch.Tensor, grid: tuple[int, int, int]) -> None:
+    hidden = mask.flatten(1).sum(1)
+    if mask.shape[1:] != grid or (hidden != hidden[0]).any():
+        counts = sorted(set(hidden.tolist()))
+        raise EncoderError(
+            f"omnimae: a mask of {_by(mask.shape[1:])} that hides {counts} patches a clip; "
+            f"expected {_by(grid)}, and equally many in each clip"
+        )
 
 
 def _by(sizes: Iterable[int]) -> str:

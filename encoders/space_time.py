@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from encoders.clip_vip_model import quick_gelu
+
 NORM_EPS = 1e-6
 PRE_NORM_EPS = 1e-5  # CLIP's; the layers are initialised from CLIP, too, but use the other one
 Axis = Literal["time", "space"]
@@ -112,11 +114,6 @@ class Perceptron(nn.Module):
         """``(..., D)`` -> ``(..., D)``."""
         x = self.fc1(x)
         return self.fc2(quick_gelu(x) if self.quick else functional.gelu(x))
-
-
-def quick_gelu(x: torch.Tensor) -> torch.Tensor:
-    """CLIP's approximation of GELU."""
-    return x * torch.sigmoid(1.702 * x)
 
 
 class Block(nn.Module):

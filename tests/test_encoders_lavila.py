@@ -24,7 +24,7 @@ TINY = Lavila.tiny
 # Parity with the original code.
 
 
-def golden_shape(golden: Golden) -> LavilaShape:
+def golden_shape(golden: Golden, quick_gelu: bool = True) -> LavilaShape:
     video, text = golden.meta["constructor"]["visual"], golden.meta["constructor"]["clip"]
     assert video["attention_style"] == "frozen-in-time"
     return LavilaShape(
@@ -36,7 +36,7 @@ def golden_shape(golden: Golden) -> LavilaShape:
             heads=video["num_heads"],
             frames=video["num_frames"],
             pre_norm=video["ln_pre"],
-            quick_gelu=video["ln_pre"],  # what starts from CLIP has both, what does not has neither
+            quick_gelu=quick_gelu,
             gated=video["is_tanh_gating"],
         ),
         TextShape(
@@ -44,6 +44,7 @@ def golden_shape(golden: Golden) -> LavilaShape:
             width=text["transformer_width"],
             layers=text["transformer_layers"],
             heads=text["transformer_heads"],
+            hidden=4 * text["transformer_width"],
             length=text["context_length"],
         ),
         text["embed_dim"],
@@ -63,7 +64,23 @@ def wrapped(weights: dict[str, torch.Tensor]) -> dict:
 def loaded(golden: Golden, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> LavilaModel:
     """The fixture's weights, by way of an official file."""
     torch.save(wrapped(weights or golden.part("weight")), folder / "lavila.pth")
-    return Lavila(str(folder / "lavila.pth"), name="lavila-tsf-b", architecture=golden_shape(golden)).model
+    shape = golden_shape(golden, has_quick_gelu(golden))
+    return Lavila(str(folder / "lavila.pth"), name="lavila-tsf-b", architecture=shape).model
+
+
+@torch.no_grad()
+def has_quick_gelu(golden: Golden) -> bool:
+    """The constructor in the JSON does not say; the first layer does."""
+    pixels, want = golden.part("input")["image"].transpose(1, 2), golden.part("output")["visual_block0"]
+    distances = {}
+    for quick in (True, False):
+        tower = SpaceTimeTransformer(golden_shape(golden, quick).video)
+        tower.load_state_dict(golden.part("weight", "visual."))
+        tower.blocks[0].register_forward_hook(
+            lambda m, i, output, quick=quick: distances.__setitem__(quick, (output - want).abs().max())
+        )
+        tower(pixels)
+    return bool(distances[True] < distances[False])
 
 
 def traced(model: LavilaModel, golden: Golden) -> dict[str, torch.Tensor]:
@@ -162,7 +179,9 @@ FAULTS = {
     "eps of the video layers": lambda patch, model: wrong_eps(model.visual, 1e-5, "norm1", "norm2", "norm3"),
     "eps of the last norm": lambda patch, model: patch.setattr(model.visual.norm, "eps", 1e-5),
     "eps of the text layers": lambda patch, model: wrong_eps(model.transformer, 1e-6, "ln_"),
-    "GELU in the video tower": lambda patch, model: patch.setattr(space_time, "quick_gelu", functional.gelu),
+    "the other GELU in the video tower": lambda patch, model: [
+        patch.setattr(block.mlp, "quick", not block.mlp.quick) for block in model.visual.blocks
+    ],
     "GELU in the text tower": lambda patch, model: patch.setattr(lavila, "quick_gelu", functional.gelu),
     "space added to time": lambda patch, model: patch.setattr(Block, "forward", from_time),
     "space before time": lambda patch, model: patch.setattr(Block, "forward", space_first),

@@ -292,6 +292,16 @@ def test_what_is_hidden_does_not_reach_the_encoder():
     )
 
 
+def test_masks_of_another_grid_or_of_unequal_counts_are_refused():
+    model, pixels = OmniMaeModel(TINY), torch.rand(2, 3, *TINY.input)
+    uneven = torch.zeros(2, *TINY.grid, dtype=torch.bool)
+    uneven[0, 0, 0, :2] = True  # of 64 patches 62 are left: enough for 31 a clip
+    with pytest.raises(EncoderError, match=r"hides \[0, 2\] patches a clip; expected 2 x 4 x 4"):
+        model.reconstruct(pixels, uneven)
+    with pytest.raises(EncoderError, match=r"a mask of 1 x 4 x 4 .*expected 2 x 4 x 4"):
+        model.reconstruct(pixels, uneven[:, :1])
+
+
 # The encoder.
 
 
