@@ -4,6 +4,9 @@ import golden_fixtures
 import numpy as np
 import pytest
 import torch
+import yaml
+from extract_toys import contents, extract
+from media_files import write_sound
 from torch import nn
 
 from encoders import load_encoder
@@ -209,3 +212,38 @@ def test_whole_models_hold_exactly_our_network(whole, name):
         own = encoder.build().state_dict()
         given = encoder.translate({key: torch.empty(shape) for key, shape in shapes.items()})
     assert {key: one.shape for key, one in given.items()} == {key: one.shape for key, one in own.items()}
+
+
+@pytest.mark.slow
+def test_sounds_of_any_rate_and_length_extract_with_the_times_of_their_steps(tmp_path):
+    seconds = {"long": 1.5, "short": 0.7}
+    for name, length in seconds.items():
+        at = np.arange(round(44100 * length)) / 44100
+        tones = np.stack([np.sin(2 * np.pi * hz * at) for hz in (300, 2000)])  # left and right
+        write_sound(tmp_path / f"{name}.wav", 0.3 * tones, rate=44100)
+    (tmp_path / "list.txt").write_text("long.wav 0\nshort.wav 1\n")
+    config = {
+        "name": "sounds",
+        "adapter": "listing",
+        "root": str(tmp_path),
+        "options": {"file": "list.txt", "modality": "audio"},
+        "modalities": {
+            "audio": {"encoder": "davenet", "weights": "random", "options": {"architecture": "tiny"}}
+        },
+    }
+    (tmp_path / "sounds.yaml").write_text(yaml.safe_dump(config))
+    bank = extract(tmp_path / "sounds.yaml", tmp_path / "bank", modality="audio", precision="fp32")
+    stored = contents(bank, "sounds", "audio")
+    encoder = load_encoder("davenet", "random", modality="audio", architecture="tiny")
+    for name, length in seconds.items():
+        at = np.arange(round(16000 * length)) / 16000
+        mono = 0.15 * sum(np.sin(2 * np.pi * hz * at) for hz in (300, 2000))
+        want = encoder.encode(torch.from_numpy(AvlnetLogMel()(mono, "audio"))[None])
+        tokens, times = stored["tokens", 0, f"{name}.wav"]
+        assert tokens.shape == want["tokens"].shape[1:]
+        # Up to the resampler, and where the sound begins and ends.
+        inner = want["tokens"][0, 1:-1].numpy()
+        np.testing.assert_allclose(tokens[1:-1], inner, atol=0.02 * np.abs(inner).max())
+        np.testing.assert_allclose(times[:-1], np.arange(len(times) - 1) * 0.04 + 0.015, atol=0.01)
+        (embedding,), _ = stored["embedding", 0, f"{name}.wav"]
+        np.testing.assert_allclose(embedding, tokens.astype(np.float32).mean(0), atol=0.02)

@@ -4,6 +4,9 @@ import golden_fixtures
 import numpy as np
 import pytest
 import torch
+import yaml
+from extract_toys import contents, extract
+from media_files import write_video
 from torch import nn
 
 from encoders import load_encoder
@@ -226,3 +229,21 @@ def test_the_full_size_network_is_that_of_the_official_checkpoint():
     tokens = encoder.encode(torch.from_numpy(clip))["tokens"]
     assert tokens.shape == (1, 2, 1, 2048)
     assert tokens.isfinite().all() and tokens.std() > 0
+
+
+@pytest.mark.slow
+def test_a_video_is_windows_at_24_frames_a_second(tmp_path):
+    write_video(tmp_path / "clip.mp4", frames=60, fps=30, size=(64, 48))  # 2 s
+    (tmp_path / "list.txt").write_text("clip.mp4 0\n")
+    config = {
+        "name": "videos",
+        "adapter": "listing",
+        "root": str(tmp_path),
+        "options": {"file": "list.txt"},
+        "modalities": {"rgb": {"encoder": NAME, "weights": "random", "options": {"architecture": "tiny"}}},
+    }
+    (tmp_path / "videos.yaml").write_text(yaml.safe_dump(config))
+    bank = extract(tmp_path / "videos.yaml", tmp_path / "bank", precision="fp32")
+    ((tokens, times),) = contents(bank, "videos").values()
+    assert tokens.shape == (12, 1, 128)  # 48 frames in windows of 4
+    np.testing.assert_allclose(times, (np.arange(12) + 0.5) / 6, atol=0.04)
