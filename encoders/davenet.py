@@ -118,6 +118,7 @@ class Davenet(Pretrained):
     }
     modalities = ("audio",)
     sampling = {"frames": "all"}
+    prepared_hz = 100.0  # log-mel frames
     default_fields = ("embedding", TOKENS)
     preprocess = AvlnetLogMel()
 

@@ -82,6 +82,8 @@ class Encoder(Protocol):
         frames_per_step: Optional, 1 if absent: the prepared frames that one of the T' output steps covers (2
             for tubelets of two frames, 16 for windows of sixteen). T' = ceil(T / frames_per_step), or floor
             where a rest is dropped: the times and the size estimate of a feature rest on it.
+        prepared_hz: Optional: the rate of prepared frames, where it is not that of what was read (100 log-mel
+            frames a second of a waveform); for the size estimate.
     """
 
     name: str

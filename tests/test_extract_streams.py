@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from extract_toys import contents, extract
-from media_files import write_video
+from media_files import write_sound, write_video
 from PIL import Image
 
 from extract.views import views_of
@@ -177,6 +177,29 @@ def test_replacing_either_file_makes_that_clip_missing_again(replaced, tmp_path)
     channel = 0 if replaced == "rgb" else 3
     assert np.allclose(brightness(after, "b", channel=channel)[0], 90, atol=2)
     assert all(np.array_equal(before[key][0], after[key][0]) for key in before if key[2] != "b")
+
+
+def test_sound_has_the_times_of_its_spectrograms_steps_and_the_size_that_was_told(tmp_path, capsys):
+    """Clips of 2 and 1 s of one recording, 100 log-mel frames a second, four of them a step."""
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 4 * 16000))
+    write_sound(tmp_path / "talk.wav", sound)
+    rows = [["clip_id", "audio", "start", "end"], ["a", "talk.wav", 1, 3], ["b", "talk.wav", 3, 4]]
+    with (tmp_path / "clips.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    options = {"architecture": "tiny"}
+    config = {
+        "adapter": "listing",
+        "root": str(tmp_path),
+        "modalities": {"audio": {"encoder": "davenet", "weights": "random", "options": options}},
+    }
+    (tmp_path / "talk.yaml").write_text(yaml.safe_dump(config))
+    bank = extract(tmp_path / "talk.yaml", tmp_path / "bank", modality="audio")
+    assert "2 clips to do, about 1.8 KB (tokens 1.8 KB, embedding 48 B)" in capsys.readouterr().err
+    for clip, start, seconds in (("a", 1, 2), ("b", 3, 1)):
+        values, times = contents(bank, "talk", "audio")["tokens", 0, clip]
+        assert len(values) == len(times) == 25 * seconds + 1  # the last frame is centred on the end
+        assert np.allclose(times, start + 0.015 + 0.04 * np.arange(len(times)), atol=0.03)
+        assert (np.diff(times) > 0).all() and times[-1] < start + seconds
 
 
 # Views: crop, flip and window are the clip's, not the modality's
