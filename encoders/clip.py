@@ -123,11 +123,6 @@ class Clip(Pretrained):
         self.preprocess = (
             published if self.folder is None else hub.preprocessing(self.folder, published, self.name)
         )
-        if set(self.preprocess.sides) != {vision.image_size}:
-            raise WeightsError(
-                f"{self.name}: {self.folder} prepares frames of {self.preprocess.sides} for a model of "
-                f"{vision.image_size} pixels; correct its preprocessor_config.json"
-            )
         joint = vision.hidden_size if self.config.model_type == "siglip" else self.config.projection_dim
         self.fields = {"embedding": Field("embedding", 1, joint, per_clip=True)}
         self.default_fields = ("embedding",)

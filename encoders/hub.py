@@ -207,11 +207,19 @@ def tokenizer(folder: Path, where: str) -> Any:
 # Preprocessing --------------------------------------------------------------------------------------------
 
 
-def preprocessing(folder: Path, published: ImagePreprocess, where: str) -> ImagePreprocess:
+def preprocessing(
+    folder: Path, published: ImagePreprocess, where: str, any_size: bool = False
+) -> ImagePreprocess:
     """The folder's own values; the family's published ones where it does not say.
 
+    Args:
+        folder: With or without the processor's file.
+        published: At the size of the folder's model.
+        where: The encoder, for messages.
+        any_size: Whether the model takes frames of other sizes, too.
+
     Raises:
-        WeightsError: If it asks for something that is not done here.
+        WeightsError: If it asks for something that is not done here, or for another size than the model's.
     """
     values = _processor(folder, where)
     where = f"{where}: {folder}: preprocessor"
@@ -223,13 +231,18 @@ def preprocessing(folder: Path, published: ImagePreprocess, where: str) -> Image
     if abs(values.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
         raise WeightsError(f"{where}: rescale_factor is {values['rescale_factor']}; accepted is 1/255")
     plain = not values.get("do_normalize", True)
-    return replace(
+    ours = replace(
         published,
         **_geometry(values, published, where),
         interpolation=published.interpolation if resample is None else INTERPOLATION[resample],
         mean=(0.0,) * 3 if plain else tuple(values.get("image_mean") or published.mean),
         std=(1.0,) * 3 if plain else tuple(values.get("image_std") or published.std),
     )
+    if ours.sides != published.sides and not any_size:
+        raise WeightsError(
+            f"{where}: it makes frames of {ours.sides} for a model of {published.sides} pixels"
+        )
+    return ours
 
 
 def _processor(folder: Path, where: str) -> dict[str, Any]:

@@ -47,12 +47,14 @@ class Family:
         pixels: Published preprocessing, at ``size`` 224.
         features: The encoder's module and normalised frames ``(B, T, 3, H, W)`` -> fields.
         any_frames: Whether clips of another number of frames are taken, too.
+        any_size: Whether frames of another size are, by interpolating the position table.
     """
 
     classes: tuple[str, ...]
     pixels: ImagePreprocess
     features: Callable[[Any, torch.Tensor], Features]
     any_frames: bool = True
+    any_size: bool = False
 
 
 def _dinov2(model: Any, clips: torch.Tensor) -> Features:
@@ -93,6 +95,7 @@ _DINOV2 = Family(
     ("Dinov2Model", "Dinov2ForImageClassification"),
     ImagePreprocess(resize="centre", centre_fraction=224 / 256, interpolation="bicubic"),
     _dinov2,
+    any_size=True,
 )
 FAMILIES = {
     "dinov2": _DINOV2,
@@ -109,6 +112,7 @@ FAMILIES = {
         ("TimesformerModel", "TimesformerForVideoClassification"),
         replace(_VIDEO, mean=(0.45,) * 3, std=(0.225,) * 3),
         _timesformer,
+        any_size=True,
     ),
     "vjepa2": Family(
         ("VJEPA2Model", "VJEPA2ForVideoClassification"),
@@ -188,9 +192,10 @@ class VisionTransformer(Pretrained):
         if self.architecture.grid_size:
             side = min(side, self.architecture.size)
         published = replace(self.family.pixels, size=side)
-        self.preprocess = (
-            published if self.path is None else hub.preprocessing(self.path, published, self.name)
-        )
+        self.preprocess = published
+        if self.path is not None:
+            any_size = self.family.any_size
+            self.preprocess = hub.preprocessing(self.path, published, self.name, any_size)
         rows, columns = (length // self.config.patch_size for length in self.preprocess.sides)
         tokens = token_fields(rows * columns, self.config.hidden_size, (rows, columns))
         whole = "embedding" if self.clips else "cls"

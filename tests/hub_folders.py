@@ -169,3 +169,12 @@ def sample_frames(count: int, clip: str = "walk") -> np.ndarray:
 
     reader = VideoReader(str(ROOT / "samples" / "clips" / f"{clip}.mkv"))
     return reader.get_batch(np.linspace(0, len(reader) - 1, count).astype(int).tolist()).asnumpy()
+
+
+def encoded(encoder: Any, frames: np.ndarray) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Our pixels and our fields of one clip."""
+    prepared = torch.from_numpy(encoder.prepare()(frames, "rgb"))
+    batch = prepared[None] if encoder.unit == "clip" else prepared[:, None]
+    outputs = encoder.encode(batch)
+    outputs = {key: value[0] if encoder.unit == "clip" else value[:, 0] for key, value in outputs.items()}
+    return encoder.preprocess.normalise(prepared), outputs

@@ -1,19 +1,16 @@
 """Encoders through transformers: what its own models and processors compute, on real frames."""
 
 import json
-import shutil
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hub_folders import CASES, Case, sample_frames, save_gemma, save_sentencepiece
-from safetensors.torch import load_file, save_file
+from hub_folders import CASES, Case, encoded, sample_frames, save_gemma, save_sentencepiece
 from test_encoders_openai_clip import OpenAIClip
 from torch.nn.functional import cosine_similarity
 
-from encoders import ENCODERS, hub, load_encoder
-from encoders.errors import EncoderError, WeightsError
+from encoders import ENCODERS, load_encoder
+from encoders.errors import EncoderError
 from encoders.tokens import field_values
 
 # Published parameter counts of whole checkpoints, where they are encoders only.
@@ -83,15 +80,6 @@ def _official(case: Case, model: Any, pixels: torch.Tensor) -> dict[str, torch.T
         return {"tokens": tokens, "embedding": hidden.mean(1)}
 
 
-def _ours(encoder: Any, frames: np.ndarray) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Our pixels and our fields of one clip."""
-    prepared = torch.from_numpy(encoder.prepare()(frames, "rgb"))
-    batch = prepared[None] if encoder.unit == "clip" else prepared[:, None]
-    outputs = encoder.encode(batch)
-    outputs = {key: value[0] if encoder.unit == "clip" else value[:, 0] for key, value in outputs.items()}
-    return encoder.preprocess.normalise(prepared), outputs
-
-
 def _as_official(case: Case, model: Any, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our fields in the official methods' shapes; the checkpoint's own head on what it reads."""
     got = {"tokens": outputs["tokens"]}
@@ -115,7 +103,7 @@ def test_features_are_those_of_transformers(case, saved):
     folder, model = saved(case)
     encoder = load_encoder(case.name, weights=str(folder), modality="rgb")
     frames = sample_frames(case.frames)
-    pixels, outputs = _ours(encoder, frames)
+    pixels, outputs = encoded(encoder, frames)
     theirs = case.pixels(frames)
     std = torch.tensor(encoder.preprocess.std).view(3, 1, 1)
     assert ((pixels - theirs).abs() * std).mean() <= 1 / 255
@@ -259,7 +247,7 @@ def test_a_file_of_openais_computes_what_its_module_computes(tmp_path, name, sai
     reference = OpenAIClip().eval()
     torch.save(reference.state_dict(), tmp_path / "ViT-tiny.pt")
     encoder = load_encoder(name, weights=str(tmp_path / "ViT-tiny.pt"), modality="rgb")
-    pixels, outputs = _ours(encoder, sample_frames(2))
+    pixels, outputs = encoded(encoder, sample_frames(2))
     with torch.inference_mode():
         expected = reference.visual(pixels)
     assert torch.allclose(outputs["cls"][:, 0], expected, atol=1e-4)
@@ -276,193 +264,13 @@ def test_a_files_activation_is_asked_for_as_its_tensors_do_not_tell(tmp_path):
     quick = load_encoder("clip", weights=str(path), modality="rgb")
     exact = load_encoder("clip", weights=str(path), modality="rgb", activation="gelu")
     assert {exact.config.vision_config.hidden_act, exact.config.text_config.hidden_act} == {"gelu"}
-    (_, one), (_, other) = _ours(quick, sample_frames(2)), _ours(exact, sample_frames(2))
+    (_, one), (_, other) = encoded(quick, sample_frames(2)), encoded(exact, sample_frames(2))
     assert not torch.allclose(one["cls"], other["cls"], atol=1e-3)
     assert quick.space != exact.space
     with pytest.raises(EncoderError, match="activation is 'relu'; accepted are: quick_gelu, gelu"):
         load_encoder("clip", weights=str(path), activation="relu")
     with pytest.raises(EncoderError, match="activation is for weights in a file"):
         load_encoder("clip-vit-b16", weights="random", activation="gelu")
-
-
-# Folders --------------------------------------------------------------------------------------------------
-
-
-def test_sharded_folders_load(tmp_path):
-    case = next(case for case in CASES if case.name == "videomae-b")
-    model = case.save(tmp_path, shard="40KB")
-    assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    loaded = load_encoder(case.name, weights=str(tmp_path)).model
-    expected = model.videomae.state_dict()
-    assert expected.keys() == loaded.state_dict().keys()
-    assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
-
-
-def test_half_precision_weights_run_in_float32(tmp_path):
-    case = CASES[0]
-    model = case.save(tmp_path)
-    model.half().save_pretrained(tmp_path)
-    encoder = load_encoder(case.name, weights=str(tmp_path))
-    assert {parameter.dtype for parameter in encoder.model.parameters()} == {torch.float32}
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("missing", r"missing_keys \(1\): vision_model\.post_layernorm\.bias"),
-        ("extra", r"unexpected_keys \(1\): vision_model\.surplus"),
-        ("misshapen", r"mismatched_keys \(1\): visual_projection\.weight \(23, 48\) instead of \(24, 48\)"),
-        ("damaged", r"holds NaN or infinite values: visual_projection\.weight"),
-        ("truncated", r"cannot read .*"),
-    ],
-)
-def test_faulty_folders_are_refused_and_say_why(tmp_path, fault, message):
-    CASES[0].save(tmp_path)
-    path = tmp_path / "model.safetensors"
-    state = load_file(path)
-    if fault == "missing":
-        del state["vision_model.post_layernorm.bias"]
-    if fault == "extra":
-        state["vision_model.surplus"] = torch.zeros(3)
-    if fault == "misshapen":
-        state["visual_projection.weight"] = state["visual_projection.weight"][:-1].clone()
-    if fault == "damaged":
-        state["visual_projection.weight"][3, 4] = torch.inf
-    save_file(state, path, metadata={"format": "pt"})
-    if fault == "truncated":
-        path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(WeightsError, match=rf"^clip-vit-b32-custom: .*{message}"):
-        load_encoder("clip-vit-b32", weights=str(tmp_path)).model  # noqa: B018 - the property loads
-
-
-def test_partial_folders_load_when_told_which_keys_they_lack(tmp_path):
-    CASES[0].save(tmp_path)
-    state = load_file(tmp_path / "model.safetensors")
-    kept = {key: value for key, value in state.items() if not key.startswith("text_model.")}
-    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    encoder = load_encoder("clip", weights=str(tmp_path), allow_partial=("text_model.",))
-    assert torch.equal(encoder.model.visual_projection.weight, state["visual_projection.weight"])
-    torch.rand(5)  # wherever the generator stands, what is missing is filled in the same way
-    again = load_encoder("clip", weights=str(tmp_path), allow_partial=("text_model.",))
-    fresh = "text_model.embeddings.token_embedding.weight"
-    assert torch.equal(encoder.model.state_dict()[fresh], again.model.state_dict()[fresh])
-    assert fresh in encoder.load_report.missing
-    assert encoder.space["allow_partial"] == ["text_model."]
-    with pytest.raises(WeightsError, match=r"missing_keys \(36\): text_model\.embeddings"):
-        load_encoder("clip", weights=str(tmp_path), allow_partial=("text_model",)).model  # noqa: B018
-
-
-def test_a_missing_head_is_reported_too(tmp_path):
-    """A classification checkpoint without its classifier is not the one that it says it is."""
-    case = next(case for case in CASES if case.name == "timesformer-b")
-    case.save(tmp_path)
-    state = load_file(tmp_path / "model.safetensors")
-    del state["classifier.bias"]
-    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(WeightsError, match=r"missing_keys \(1\): classifier\.bias"):
-        load_encoder(case.name, weights=str(tmp_path)).model  # noqa: B018
-
-
-def test_a_folder_of_another_family_is_refused(saved):
-    folder, _ = saved(CASES[0])
-    with pytest.raises(WeightsError, match=r"is a 'clip' model; accepted are: siglip"):
-        load_encoder("siglip-b16-224", weights=str(folder))
-    with pytest.raises(WeightsError, match=r"is a 'clip' model; accepted are: dinov2"):
-        load_encoder("dinov2-b14", weights=str(folder))
-
-
-def test_the_official_configuration_keeps_its_name(tmp_path):
-    """Only the numbers of the name's own architecture do; the weights are not looked at for that."""
-    from transformers import TimesformerConfig
-
-    TimesformerConfig().save_pretrained(tmp_path)
-    assert load_encoder("timesformer-b", weights=str(tmp_path)).name == "timesformer-b"
-    TimesformerConfig(num_frames=96).save_pretrained(tmp_path)
-    encoder = load_encoder("timesformer-b", weights=str(tmp_path))
-    assert encoder.name == "timesformer-b-custom"
-    assert encoder.sampling == {"frames": 96}
-
-
-@pytest.mark.parametrize(
-    ("name", "frames", "message"),
-    [
-        ("xclip-b16", 3, r"3 frames a clip; it takes 4: pass --frames 4"),
-        ("videomae-b", 6, r"6 frames a clip; made for 4, it takes that number only: pass --frames 4"),
-        ("vjepa2-l", 5, r"5 frames a clip; made for 4, it takes a multiple of 2"),
-    ],
-)
-def test_clips_of_another_length_are_refused(name, frames, message):
-    encoder = load_encoder(name, weights="random", architecture="tiny")
-    with pytest.raises(EncoderError, match=message):
-        encoder.encode(torch.zeros(1, frames, 3, 32, 32, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize(("name", "frames"), [("timesformer-b", 7), ("vjepa2-l", 10)])
-def test_some_take_longer_clips(name, frames):
-    encoder = load_encoder(name, weights="random", architecture="tiny")
-    tokens = encoder.encode(torch.zeros(2, frames, 3, 32, 32, dtype=torch.uint8))["tokens"]
-    assert tokens.shape == (2, frames // encoder.frames_per_step, 16, 32)
-
-
-# The hub --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty local cache, and no network."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "hub"
-
-
-def _snapshot(cache, hub_id: str):
-    folder = cache / f"models--{hub_id.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text("abc")
-    (folder / "snapshots").mkdir()
-    return folder / "snapshots" / "abc"
-
-
-def test_without_weights_the_official_ones_are_taken_from_the_local_cache(cache, saved):
-    case = CASES[0]
-    folder, model = saved(case)
-    shutil.copytree(folder, _snapshot(cache, "openai/clip-vit-base-patch32"))
-    encoder = load_encoder("clip-vit-b32")
-    assert torch.equal(encoder.model.visual_projection.weight, model.visual_projection.weight)
-    by_id = load_encoder("clip", weights="openai/clip-vit-base-patch32")
-    assert by_id.path == encoder.path
-
-
-def test_weights_that_cannot_be_had_name_the_official_ones_and_their_licence(cache):
-    with pytest.raises(
-        WeightsError,
-        match=r"^videomae-b: cannot get 'MCG-NJU/videomae-base' from the hub .* the official one is "
-        r"MCG-NJU/videomae-base, from github\.com/MCG-NJU/VideoMAE; licence: CC-BY-NC-4\.0",
-    ):
-        load_encoder("videomae-b")
-    with pytest.raises(WeightsError, match=r"no model folder at '/absent'.*from github\.com/openai/CLIP"):
-        load_encoder("clip-vit-b16", weights="/absent")
-
-
-def test_a_snapshot_that_lacks_a_shard_does_not_count(cache, tmp_path):
-    case = CASES[0]
-    snapshot = _snapshot(cache, "openai/clip-vit-base-patch32")
-    case.save(snapshot, shard="40KB")
-    assert hub._cached("openai/clip-vit-base-patch32") == snapshot
-    next(snapshot.glob("model-00002*")).unlink()
-    assert hub._cached("openai/clip-vit-base-patch32") is None
-
-
-def test_a_file_is_accepted_for_clip_only(tmp_path):
-    path = tmp_path / "model.pt"
-    torch.save({"weight": torch.zeros(2)}, path)
-    for name in ("siglip-b16-224", "xclip-b32", "dinov2-s14"):
-        with pytest.raises(WeightsError, match="is a file; give a folder or a hub id"):
-            load_encoder(name, weights=str(path))
-    with pytest.raises(WeightsError, match="not those of OpenAI's CLIP"):
-        load_encoder("clip-vit-b16", weights=str(path))
 
 
 # Full size ------------------------------------------------------------------------------------------------
@@ -477,7 +285,7 @@ FULL_SIZE |= {"videomae-b": 16, "timesformer-b": 8, "vjepa2-l": 16}  # a quarter
 def test_full_size_models_run(name, count):
     encoder = load_encoder(name, weights="random", modality="rgb")
     frames = sample_frames(count)
-    _, outputs = _ours(encoder, frames)
+    _, outputs = encoded(encoder, frames)
     for key, value in outputs.items():
         assert torch.isfinite(value).all()
         assert tuple(value.shape[1:]) == (encoder.fields[key].tokens, encoder.fields[key].dim)
