@@ -10,6 +10,7 @@ from media_files import write_sound
 from torch import nn
 
 from encoders import load_encoder
+from encoders.checkpoint import load_strictly
 from encoders.davenet import Davenet, DavenetModel, DavenetShape
 from encoders.errors import WeightsError
 from encoders.logmel import AvlnetLogMel
@@ -189,19 +190,31 @@ def test_a_step_answers_to_the_sound_of_its_time():
     assert change[0] == 0 and change[-1] == 0
 
 
+def _official(name):
+    """Tensors with the keys, shapes and types of the official checkpoint, random along their last axis."""
+    torch.manual_seed(0)
+    for key, shape in golden_fixtures.manifest(MANIFESTS[name]).items():
+        counts = key.endswith("num_batches_tracked")
+        yield f"davenet.{key}", torch.tensor(5) if counts else (torch.rand(shape[-1:]) / 50).expand(shape)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_the_full_size_network_is_that_of_the_official_checkpoint(name):
-    shapes = golden_fixtures.manifest(MANIFESTS[name])
+def test_the_official_checkpoint_loads_strictly_and_runs(name):
     encoder = load_encoder(name, "random", modality="audio")
-    own = encoder.model.state_dict()
-    assert {key: list(value.shape) for key, value in own.items()} == shapes
-    encoder.model.load_state_dict(encoder.translate({f"davenet.{key}": own[key] for key in shapes}))
+    tensors = encoder.translate(dict(_official(name)))
+    report = load_strictly(encoder.model, tensors, name)
+    assert set(report.loaded) == set(tensors) == set(encoder.model.state_dict())
     frames = AvlnetLogMel()(np.random.default_rng(0).normal(size=16000), "audio")
     features = encoder.encode(torch.from_numpy(frames)[None])
     width, steps = encoder.fields["embedding"].dim, -(-101 // encoder.frames_per_step)
     assert features["tokens"].shape == (1, steps, 1, width)
     assert features["tokens"].isfinite().all() and features["embedding"].std() > 0
+    last = f"layer{len(encoder.architecture.layers)}.0.conv2.weight"
+    for change in ({last: None}, {last: torch.ones(3)}, {"layer9.weight": torch.ones(3)}):
+        wrong = {key: one for key, one in {**tensors, **change}.items() if one is not None}
+        with pytest.raises(WeightsError, match=r"\(1\): layer"):
+            load_strictly(encoder.model, wrong, name)
 
 
 @pytest.mark.parametrize(("whole", "name"), WHOLE_MODELS)

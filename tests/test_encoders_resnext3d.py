@@ -10,6 +10,7 @@ from media_files import write_video
 from torch import nn
 
 from encoders import load_encoder
+from encoders.checkpoint import load_strictly
 from encoders.errors import WeightsError
 from encoders.resnext3d import COUNTER, MEAN, Block3d, Network3d, ResNeXt3d, Shape3d
 from extract.steps import step_times
@@ -220,15 +221,24 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_full_size_network_is_that_of_the_official_checkpoint():
-    shapes = golden_fixtures.manifest("resnext101_3d_kinetics")
+def test_the_official_checkpoint_loads_strictly_and_runs():
+    shapes, tensors = golden_fixtures.manifest("resnext101_3d_kinetics"), {}
+    torch.manual_seed(0)
+    for key, shape in shapes.items():
+        counts = key.endswith(COUNTER)
+        tensors[key] = torch.tensor(5) if counts else (torch.rand(shape[-1:]) / 50).expand(shape)
     encoder = load_encoder(NAME, "random", modality="rgb")
-    own = encoder.model.state_dict()
-    assert {key: list(value.shape) for key, value in own.items()} == shapes
+    report = load_strictly(encoder.model, encoder.translate(tensors), NAME)
+    assert set(report.loaded) == set(tensors) == set(encoder.model.state_dict())
     clip = np.random.default_rng(0).integers(0, 256, (1, 20, 3, 112, 112), dtype=np.uint8)
     tokens = encoder.encode(torch.from_numpy(clip))["tokens"]
     assert tokens.shape == (1, 2, 1, 2048)
     assert tokens.isfinite().all() and tokens.std() > 0
+    last = "layer4.2.conv3.weight"
+    for change in ({last: None}, {last: torch.ones(3)}, {"layer9.weight": torch.ones(3)}):
+        wrong = {key: one for key, one in {**tensors, **change}.items() if one is not None}
+        with pytest.raises(WeightsError, match=r"\(1\): layer"):
+            load_strictly(encoder.model, encoder.translate(wrong), NAME)
 
 
 @pytest.mark.slow
