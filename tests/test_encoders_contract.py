@@ -163,6 +163,19 @@ def test_a_texts_feature_does_not_depend_on_its_neighbours(name):
     assert encoder.encode_text([]).shape == (0, together.shape[1])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize(("name", "modality"), [pair for pair in COMPUTED if _is_family(pair[0])])
+def test_a_gpu_computes_what_the_cpu_does(name, modality):
+    """The same random weights; TF32 off, since it rounds to 10 bits."""
+    encoder, batch = _encoder(name, modality), _batch(name, modality)
+    on_gpu = load_encoder(name, weights=RANDOM, device="cuda", modality=modality, architecture=TINY)
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        found = on_gpu.encode(batch)
+    for key, values in encoder.encode(batch).items():
+        assert found[key].device.type == "cuda"
+        assert torch.allclose(found[key].cpu(), values, rtol=1e-3, atol=1e-3), key
+
+
 # Identity -------------------------------------------------------------------------------------------------
 
 
