@@ -239,6 +239,8 @@ def _register(bank: Bank, adapter: Dataset, config: DatasetConfig, request: Requ
     kinds = ("new", "changed", "new_texts")
     news = [f"{counts[name]} {name.replace('_', ' ')}" for name in kinds if counts.get(name)]
     _say(f"dataset {config.name!r}: {counts['clips']} clips{': ' if news else ''}{', '.join(news)}")
+    for note in getattr(adapter, "notes", list)():
+        _say(f"  note: {note}")
     if request.register_only:
         print(f"registered: {counts['clips']} clips of {config.name!r} in {bank.path}")
 

@@ -79,13 +79,19 @@ def register(
         config.name,
         root=root,
         adapter=config.adapter,
-        config=config.to_json(),
+        config=config.to_json() | _caption_sources(adapter),
         clips=clip_table(clips),
         media=media_table(clips, stamps),
         splits=_table(adapter.splits(clips), "splits", Split._fields),
         captions=caption_table(clips),
         label_texts=_table(adapter.label_texts(), "label_texts", LabelText._fields),
     )
+
+
+def _caption_sources(adapter: Dataset) -> dict[str, Any]:
+    """What the catalog keeps of which captions belong to which part of which protocol; see ``Dataset``."""
+    told = getattr(adapter, "caption_sources", None)
+    return {"caption_sources": told} if told else {}
 
 
 def clip_table(clips: Iterable[Clip]) -> "pa.Table":

@@ -6,6 +6,12 @@ from extract.datasets.config import DatasetConfig, ModalityConfig, dataset_names
 DATASETS = {
     "ntu": "extract.datasets.ntu:NTU",
     "utd-mhad": "extract.datasets.utd_mhad:UTDMHAD",
+    "msrvtt": "extract.datasets.msrvtt:MSRVTT",
+    "youcook2": "extract.datasets.youcook2:YouCook2",
+    "lsmdc": "extract.datasets.lsmdc:LSMDC",
+    "didemo": "extract.datasets.didemo:DiDeMo",
+    "activitynet": "extract.datasets.activitynet:ActivityNet",
+    "vatex": "extract.datasets.vatex:VATEX",
     "listing": "extract.datasets.listing:Listing",
     "folder": "extract.datasets.folder:Folder",
     "synthetic": "extract.datasets.synthetic.adapter:Synthetic",

@@ -99,7 +99,11 @@ class LabelText(NamedTuple):
 class Dataset(Protocol):
     """Lists a dataset's clips without opening their media.
 
-    Made as ``Adapter(root, **options)``, with the options of the dataset's YAML.
+    Made as ``Adapter(root, **options)``, with the options of the dataset's YAML. It may also have
+
+    - ``caption_sources``: protocol -> part -> the sources of the captions that belong to it, where these are
+      not all: the catalog keeps it in the dataset's configuration;
+    - ``notes()``: sentences about what is not there, which ``python -m extract`` shows.
     """
 
     name: str
