@@ -169,7 +169,7 @@ def test_a_gpu_computes_what_the_cpu_does(name, modality):
     """The same random weights; TF32 off, since it rounds to 10 bits."""
     encoder, batch = _encoder(name, modality), _batch(name, modality)
     on_gpu = load_encoder(name, weights=RANDOM, device="cuda", modality=modality, architecture=TINY)
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         found = on_gpu.encode(batch)
     for key, values in encoder.encode(batch).items():
         assert found[key].device.type == "cuda"
