@@ -67,7 +67,7 @@ def _swapped_keys(model):
 def test_faults_are_caught_by_the_original_s_features(golden, fault):
     model, frames = _original(golden)
     fault(model)
-    assert _errors(golden, model, frames) > 2
+    assert _errors(golden, model, frames) > 1
 
 
 def _random(shape, seed=0):

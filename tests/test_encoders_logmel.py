@@ -1,6 +1,7 @@
 """AVLnet's log-mel front end: against the original's output, a naive reference, and what sound is."""
 
 import re
+import wave
 
 import golden_fixtures
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from encoders.errors import EncoderError
 from encoders.logmel import AvlnetLogMel, fit_frames, mel_power, slaney_filters, slaney_hz, slaney_mel
+from extract.readers.audio import AudioReader
 
 RATE_HZ = 16000
 SECONDS = np.arange(RATE_HZ) / RATE_HZ
@@ -35,6 +37,18 @@ def test_the_original_s_spectrograms(golden):
         assert settings["use_raw_length"] is False or share.shape[1] == settings["n_frames"]
 
 
+@pytest.mark.parametrize("golden", golden_fixtures.cases("avlnet_spectrogram"))
+def test_the_original_s_spectrograms_from_a_file(golden, tmp_path):
+    for name, samples in golden.part("input").items():
+        with wave.open(str(tmp_path / "clip.wav"), "wb") as file:
+            file.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
+            file.writeframes(samples.numpy().astype("<i2").tobytes())
+        read = AudioReader().read(tmp_path / "clip.wav").values
+        np.testing.assert_allclose(
+            AvlnetLogMel()(read, "audio"), AvlnetLogMel()(samples.numpy(), "audio"), atol=1e-3, err_msg=name
+        )
+
+
 def _periodic_hamming(monkeypatch):
     symmetric = np.hamming
     monkeypatch.setattr(np, "hamming", lambda size: symmetric(size + 1)[:-1])
@@ -57,7 +71,7 @@ def _filters_of_equal_height(monkeypatch):
 @pytest.mark.parametrize("golden", golden_fixtures.cases("avlnet_spectrogram"))
 def test_faults_are_caught_by_the_original_s_spectrograms(golden, fault, monkeypatch):
     fault(monkeypatch)
-    assert max(float(share.max()) for share, _ in _shares(golden)) > 2
+    assert max(float(share.max()) for share, _ in _shares(golden)) > 1
 
 
 def _naive(samples):
