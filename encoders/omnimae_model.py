@@ -212,7 +212,7 @@ class Trunk(nn.Module):
         if pixels.shape[2] > 1 and grid != self.shape.grid:
             raise EncoderError(
                 f"omnimae: a clip of {_by(pixels.shape[2:])} (frames, height, width); accepted are clips of "
-                f"{_by(self.shape.input)}, and single images"
+                f"{_by(self.shape.input)} (--frames {self.shape.input[0]}), and single images"
             )
         x = patches.flatten(1, 3) + positions(self.pos_embed, self.shape, grid)
         if mask is not None:
