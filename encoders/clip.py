@@ -42,8 +42,8 @@ class Clip(Pretrained):
     CLIP and SigLIP see single frames: ``cls`` is a frame's joint-space vector (CLIP's projected class token,
     SigLIP's attention-pooled output), ``embedding`` of a clip the mean of its frames'. X-CLIP sees clips of a
     fixed number of frames: ``cls`` are the frames' vectors after its integration over time, ``embedding``
-    their mean. Its texts are not prompted with the video, so that they can be stored once for all videos;
-    the published scores are, at a weight of 0.1.
+    their mean. Its texts are encoded without the video, once for all of them; the published scores add a
+    small term of each video's to each text first.
 
     A folder's configuration decides; where it is not that of the name, the name ends in ``-custom``.
 
@@ -78,26 +78,25 @@ class Clip(Pretrained):
         activation: Literal["quick_gelu", "gelu"] | None = None,
         **options: Any,
     ):
-        if activation not in (None, "quick_gelu", "gelu"):
-            raise EncoderError(f"{name}: activation is {activation!r}; accepted are: quick_gelu, gelu")
         super().__init__(weights, device, modality, name=name, architecture=architecture, **options)
         if architecture == TINY:
             self.architecture = tiny(self.architectures[name])
         self.family = FAMILIES[self.architecture.family]
         self.folder = self.path if self.path is not None and self.path.is_dir() else None
-        if activation is not None and (self.path is None or self.folder is not None):
-            raise EncoderError(f"{name}: activation is for weights in a file; leave it out")
-        self.activation = activation or "quick_gelu"
+        self.activation = self._activation(activation)
         self.config = self._configuration(any_family=name == GENERIC)
-        if (
-            self.path is not None
-            and name != GENERIC
-            and not hub.agrees(self.config, configuration(self.architecture))
-        ):
+        if name != GENERIC and not hub.agrees(self.config, configuration(self.architecture)):
             self.name += "-custom"
         if self.config.model_type == "xclip":
             self.unit, self.sampling = "clip", {"frames": self.config.vision_config.num_frames}
         self._declare()
+
+    def _activation(self, asked: str | None) -> str:
+        if asked not in (None, "quick_gelu", "gelu"):
+            raise EncoderError(f"{self.name}: activation is {asked!r}; accepted are: quick_gelu, gelu")
+        if asked is not None and (self.path is None or self.folder is not None):
+            raise EncoderError(f"{self.name}: activation is for weights in a file; leave it out")
+        return asked or "quick_gelu"
 
     def _configuration(self, any_family: bool) -> Any:
         """Transformers' configuration: the folder's, the file's by its shapes, or the architecture's."""

@@ -18,7 +18,7 @@ import torch
 from encoders.checkpoint import SHOWN, LoadReport
 from encoders.errors import EncoderError, WeightsError
 from encoders.preprocess import ImagePreprocess
-from encoders.weights import WEIGHT_PATTERNS, model_folder
+from encoders.weights import model_folder
 
 if TYPE_CHECKING:
     from encoders.pretrained import Card
@@ -75,14 +75,17 @@ def _cached(hub_id: str) -> Path | None:
 
 
 def _complete(folder: Path) -> bool:
-    """Whether a configuration and all shards of the weights are there."""
-    named = {
-        shard
-        for index in folder.glob("*.index.json")
-        for shard in _read_json(index, str(folder)).get("weight_map", {}).values()
-    }
-    weights = any(True for pattern in WEIGHT_PATTERNS for _ in folder.glob(pattern))
-    return (folder / "config.json").exists() and weights and all((folder / one).exists() for one in named)
+    """Whether the configuration and the weights are there, all shards of one format."""
+    if not (folder / "config.json").exists():
+        return False
+    for kind in ("safetensors", "bin"):
+        if index := next(folder.glob(f"*.{kind}.index.json"), None):
+            shards = set(_read_json(index, str(folder)).get("weight_map", {}).values())
+            if all((folder / shard).exists() for shard in shards):
+                return True
+        elif any(folder.glob(f"*.{kind}")):
+            return True
+    return False
 
 
 def _read_json(path: Path, where: str) -> dict[str, Any]:

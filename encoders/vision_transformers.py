@@ -169,7 +169,7 @@ class VisionTransformer(Pretrained):
         self.family = FAMILIES[self.architecture.family]
         self.clips = self.architecture.family in FRAMES_KEYS
         self.config = self._read_configuration()
-        if self.path is not None and not hub.agrees(self.config, configuration(self.architecture)):
+        if not hub.agrees(self.config, configuration(self.architecture)):
             self.name += "-custom"
         self._declare()
 

@@ -21,6 +21,23 @@ def test_sharded_folders_load(tmp_path):
     assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["clip-vit-b32", "videomae-b-k400"])
+def test_weights_load_whoever_asks_first(name, tmp_path):
+    """Inside inference mode and bf16 autocast, as extraction does it; gradients still flow afterwards."""
+    case = next(case for case in CASES if case.name == name)
+    case.save(tmp_path)
+    encoder = load_encoder(name, weights=str(tmp_path), modality="rgb")
+    batch = torch.randint(0, 256, (1, case.frames, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        inside = encoder.encode(batch)["embedding"]
+    assert inside.dtype == torch.float32
+    assert not any(parameter.is_inference() for parameter in encoder.model.parameters())
+    outside = encoder.features(batch)["embedding"]
+    outside.sum().backward()
+    assert torch.nn.functional.cosine_similarity(inside.flatten(), outside.flatten(), dim=0) > 0.998
+    assert next(encoder.model.parameters()).grad is not None
+
+
 def test_half_precision_weights_run_in_float32(tmp_path):
     case = CASES[0]
     model = case.save(tmp_path)
