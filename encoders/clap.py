@@ -177,6 +177,7 @@ class Clap(Pretrained):
     ):
         super().__init__(weights, device, modality, **options)
         shape: ClapShape = self.architecture
+        self.reader_options = {"audio": {"sample_rate": sample_rate}}
         self.preprocess = ClapLogMel(sample_rate, bins=shape.bins, seconds=shape.seconds)
         self.config = self._config()
         if self.path is not None:
@@ -268,11 +269,11 @@ def _published(folder: Path, default: ClapLogMel, where: str) -> ClapLogMel:
     Raises:
         WeightsError: If it does something that is not done here.
     """
-    values: dict[str, Any] = {}
-    for name in ("preprocessor_config.json", "processor_config.json"):  # the second from transformers 5 on
-        if (folder / name).is_file():
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-            values = content.get("feature_extractor", content)
+    own, nested = (
+        json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).is_file() else {}
+        for name in ("preprocessor_config.json", "processor_config.json")
+    )
+    values = nested.get("feature_extractor", own)  # from transformers 5 on
     for key, accepted in (("padding", "repeatpad"), ("truncation", "rand_trunc")):
         if values.get(key, accepted) != accepted:
             raise WeightsError(f"{where}: {folder}: {key} is {values[key]!r}; accepted is {accepted!r}")

@@ -121,6 +121,7 @@ class Davenet(Pretrained):
     prepared_hz = 100.0  # log-mel frames
     default_fields = ("embedding", TOKENS)
     preprocess = AvlnetLogMel()
+    reader_options = {"audio": {"sample_rate": AvlnetLogMel.rate_hz}}
 
     def __init__(
         self, weights: str | None = None, device: str = "cpu", modality: str | None = None, **options: Any

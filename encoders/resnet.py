@@ -107,15 +107,17 @@ class ResNet(Pretrained):
         super().__init__(weights, device, modality, **options)
         shape: ResNetShape = self.architecture
         self.folder = self.path if self.path is not None and self.path.is_dir() else None
-        if self.folder is not None and not hub.agrees(self._config(), _values(shape)):
+        self.config = self._config()
+        if self.folder is not None and not hub.agrees(self.config, _values(shape)):
             self.name += "-custom"
-        width = self._config().hidden_sizes[-1]
+        width = self.config.hidden_sizes[-1]
         grid = (shape.grid, shape.grid)
         self.fields = {"cls": Field("cls", 1, width), **token_fields(grid[0] * grid[1], width, grid)}
         self.preprocess = WholeFrame(shape.side, "centre", 1.0, "bicubic")
 
     def _config(self) -> Any:
         """Transformers' configuration: the folder's, or the architecture's."""
+        hub.quiet()
         if self.folder is not None:
             return hub.read_config(self.folder, ("resnet",), self.name)
         from transformers import ResNetConfig
@@ -132,10 +134,9 @@ class ResNet(Pretrained):
 
     def build(self) -> nn.Module:
         """The network without its head, with fresh weights."""
-        hub.quiet()
         from transformers import ResNetModel
 
-        return ResNetModel(self._config())
+        return ResNetModel(self.config)
 
     @cached_property
     @torch.inference_mode(False)  # as in Pretrained
@@ -143,7 +144,6 @@ class ResNet(Pretrained):
         """The network in evaluation mode, loaded strictly; a folder's head is checked and left."""
         if self.folder is None:
             return super().model
-        hub.quiet()
         loaded, self.load_report = hub.load(self.folder, CLASSES, self.name, self.allow_partial)
         return loaded.base_model.to(self.device)
 

@@ -168,6 +168,15 @@ def test_the_folder_s_front_end_is_used(folder, tmp_path):
     assert _encoder(changed).space != _encoder(folder[0]).space
 
 
+def test_a_front_end_saved_as_part_of_a_processor_is_used(folder, tmp_path):
+    changed = _changed(folder, tmp_path, "preprocessor_config.json", frequency_min=30)
+    (changed / "preprocessor_config.json").unlink()
+    extractor = _extractor(frequency_min=20, feature_size=16, max_length_s=2)
+    transformers.ClapProcessor(extractor, _encoder(folder[0]).tokenizer).save_pretrained(changed)
+    assert not (changed / "preprocessor_config.json").exists()
+    assert _encoder(changed).preprocess.low_hz == 20
+
+
 @pytest.mark.parametrize(("key", "value"), [("padding", "repeat"), ("truncation", "fusion")])
 def test_a_front_end_that_is_not_done_here_is_refused(folder, tmp_path, key, value):
     changed = _changed(folder, tmp_path, "preprocessor_config.json", **{key: value})
