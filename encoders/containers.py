@@ -14,6 +14,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PosixPath
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ _DAMAGED = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
 )
+_LOCK = Lock()  # torch keeps one list of allowed classes for all threads
 _REFUSED = re.compile(r"GLOBAL (\S+)|new object .* but got (.+)|unrecognized function (.+)")
 # First bytes of what is often saved instead of a checkpoint.
 _MISTAKEN = {
@@ -104,7 +106,7 @@ def _read_pickle(path: Path) -> Any:
     """What ``torch.save`` wrote, in either form; a zip is mapped, so that optimizer states are never read."""
     mapped = zipfile.is_zipfile(path) and path.suffix != ".safetensors"  # torch would believe the name
     try:
-        with torch.serialization.safe_globals(_allowed()), path.open("rb") as file:
+        with _LOCK, torch.serialization.safe_globals(_allowed()), path.open("rb") as file:
             source = path if mapped else file
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import zipfile
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PosixPath
 
 import golden_fixtures
@@ -79,6 +80,15 @@ def test_module_is_stripped_where_all_keys_have_it_however_often(tmp_path):
     assert sorted(read_checkpoint(path)) == ["a", "b"]
     torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, path)
     assert sorted(read_checkpoint(path)) == ["b", "module.a"]
+
+
+def test_files_are_read_in_threads(tmp_path):
+    """torch's list of allowed classes is one for the process: nobody takes it away from another thread."""
+    path = tmp_path / "a.pt"
+    beside = {f"args{i}": argparse.Namespace(a=i) for i in range(2000)}
+    torch.save({"state_dict": _state(), **beside}, path)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(_equal(one, _state()) for one in pool.map(read_checkpoint, [path] * 8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
