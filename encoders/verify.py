@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from encoders import ENCODERS, load_encoder
+from encoders import ENCODERS, base_modality, load_encoder
 from encoders.checkpoint import read_tensors
 from encoders.describe import TEXT
 from encoders.errors import EncoderError
@@ -40,7 +40,7 @@ def verify(
     if hasattr(encoder, "model"):
         yield from _loaded(encoder)
     yield f"{'digest':12}{encoder.space.get('weights', 'no weights')}"
-    for one in [modality] if modality else _tried(encoder.modalities):
+    for one in [base_modality(modality)] if modality else _tried(encoder.modalities):
         yield from _texts(encoder) if one == TEXT else _media(encoder, one)
 
 

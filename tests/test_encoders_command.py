@@ -118,10 +118,11 @@ def test_bad_usage_is_one_line_and_exit_2(capsys, arguments, said):
 
 
 def test_a_packages_weights_are_verified(capsys):
-    code, out, err = _run(capsys, "verify", "efficientnet-lite0", "--modality", "ir")
+    code, out, err = _run(capsys, "verify", "efficientnet-lite0", "--modality", "depth.left")
     assert (code, err) == (0, "")
     assert re.search(r"loaded +\d+ keys, 4,6\d\d,\d\d\d parameters", out)
     assert load_encoder("efficientnet-lite0").space["weights"] in out
+    assert "depth       12 x 1 x 224 x 224 uint8, generated" in out
     assert "-> cls 12 x 1 x 1 x 1280, finite" in out
     assert out.splitlines()[-1] == "verified"
 
