@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from encoders import ENCODERS, base_modality, load_encoder
+from encoders import ENCODERS, base_modality, encoders_for, load_encoder
 from encoders.errors import EncoderError
 from encoders.protocols import Encoder, TextEncoder
 from encoders.tokens import with_tokens
@@ -124,12 +124,18 @@ def text_task(bank: Bank, config: DatasetConfig, choices: Choices) -> TextTask:
 
 
 def _configured(config: DatasetConfig, modality: str, choices: Choices) -> ModalityConfig:
-    if choices.encoder is None:
-        return config.modality(modality)
+    """How the YAML or the recipe has it; another encoder comes with its own ways.
+
+    Raises:
+        EncoderError: If neither they nor the command line name an encoder.
+    """
     configured = config.find(modality)
-    if configured is not None and configured.encoder == choices.encoder:
-        return configured
-    return ModalityConfig(choices.encoder)
+    if choices.encoder is not None and (configured is None or configured.encoder != choices.encoder):
+        return ModalityConfig(choices.encoder)
+    if configured is None:
+        able = ", ".join(encoders_for(modality)) or "none is known that takes it"
+        raise EncoderError(f"extract: no encoder is configured for {modality}; name one by --encoder: {able}")
+    return configured
 
 
 def _loaded(given: ModalityConfig, modality: str, choices: Choices) -> Any:

@@ -11,6 +11,7 @@ from extract_toys import contents, extract
 from media_files import write_sound, write_video
 from PIL import Image
 
+from encoders.errors import EncoderError
 from extract.views import views_of
 from store.bank import Bank
 
@@ -148,6 +149,18 @@ def test_several_modalities_are_not_among_all_unless_the_yaml_lists_them(clocks,
     assert sets == ["ir", "rgb", "rgb+depth", "skeleton"]
     bank = extract(clocks, tmp_path / "other", modality=None, frames=4, modalities={"ir": "patches"})
     assert bank.sql("SELECT DISTINCT modality FROM feature_sets")["modality"].to_pylist() == ["ir"]
+
+
+def test_without_an_encoder_those_that_take_the_modalities_are_named(clocks, tmp_path):
+    with pytest.raises(
+        EncoderError, match=r"no encoder is configured for ir\+depth; name one by --encoder: n"
+    ):
+        extract(clocks, tmp_path / "bank", modality="depth+ir")
+    recipe = {"rgb": "patches"}
+    with pytest.raises(
+        EncoderError, match=r"configured for rgb\+depth; name one by --encoder: .*omnivore-swin-b"
+    ):
+        extract(clocks, tmp_path / "bank", modality="rgb+depth", modalities=recipe)
 
 
 def test_every_frame_of_streams_with_different_rates_is_refused(clocks, tmp_path):
