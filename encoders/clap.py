@@ -198,7 +198,10 @@ class Clap(Pretrained):
 
             return ClapConfig(**self.architecture.configuration())
         config = hub.read_config(self.path, ("clap",), self.name)
-        if config.audio_config.enable_fusion:
+        audio = config.audio_config
+        # Tuples where the file leaves them out, lists where it has them.
+        audio.depths, audio.num_attention_heads = list(audio.depths), list(audio.num_attention_heads)
+        if audio.enable_fusion:
             raise WeightsError(
                 f"{self.name}: {self.path} fuses random crops of a sound; give a checkpoint "
                 f"without fusion, such as {self.card.file}"

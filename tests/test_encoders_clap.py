@@ -207,6 +207,13 @@ def test_another_size_is_named_so(folder):
     assert encoder.name == "clap-htsat-custom" and encoder.fields["tokens"].dim == 12
 
 
+def test_a_configuration_of_defaults_is_the_official_size(folder, tmp_path):
+    changed = _changed(folder, tmp_path, "config.json", audio_config={}, text_config={}, projection_dim=512)
+    (changed / "preprocessor_config.json").unlink()
+    encoder = load_encoder(NAME, str(changed), modality="audio")
+    assert encoder.name == NAME and encoder.preprocess == ClapLogMel()
+
+
 @pytest.mark.slow
 def test_the_full_size_model():
     encoder = load_encoder(NAME, "random", modality="audio")
