@@ -31,6 +31,8 @@ from encoders.weights import folder_digest
 TEXT = "text"
 TEXT_TOKENS = 77  # it was trained on texts cut there
 BATCH_WINDOWS = 16  # through the network at once
+# Counts and zeros that transformers makes itself; which of them a file holds depends on what wrote it.
+COUNTS = ("text_model.embeddings.position_ids", "text_model.embeddings.token_type_ids")
 READER_HZ = 16000  # what the reader of sounds gives unless told otherwise
 
 
@@ -232,7 +234,8 @@ class Clap(Pretrained):
         """Both towers in evaluation mode, loaded strictly."""
         if self.path is None:
             return super().model
-        loaded, self.load_report = hub.load(self.path, ("ClapModel",), self.name, self.allow_partial)
+        partial = (*COUNTS, *self.allow_partial)
+        loaded, self.load_report = hub.load(self.path, ("ClapModel",), self.name, partial)
         return loaded.to(self.device)
 
     def features(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from encoders import load_encoder
-from encoders.clap import Clap, ClapLogMel
+from encoders.clap import COUNTS, Clap, ClapLogMel
 from encoders.errors import EncoderError, WeightsError
 
 NAME = "clap-htsat"
@@ -200,6 +200,18 @@ def test_a_folder_that_lacks_a_tensor_is_refused(folder, tmp_path):
     save_file(tensors, changed / "model.safetensors", {"format": "pt"})
     with pytest.raises(WeightsError, match=r"missing_keys \(1\): audio_projection.linear1.weight"):
         _ = _encoder(changed).model
+
+
+def test_what_transformers_counts_itself_may_be_missing(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    changed = _changed(folder, tmp_path, "config.json")
+    tensors = load_file(changed / "model.safetensors")
+    for name in COUNTS:
+        tensors.pop(name)
+    save_file(tensors, changed / "model.safetensors", {"format": "pt"})
+    own, want = _encoder(changed).model.state_dict(), folder[1].state_dict()
+    assert all(torch.equal(own[key], value) for key, value in want.items())
 
 
 def test_another_size_is_named_so(folder):
