@@ -82,7 +82,7 @@ def test_unknown_names_list_what_there_is(tmp_path):
     ):
         load_dataset("ntu6")
     (tmp_path / "d.yaml").write_text(yaml.safe_dump({"adapter": "nut", "root": "."}))
-    with pytest.raises(UnknownNameError, match=r"no dataset adapter named 'nut' .*folder, listing, lsmdc, msrvtt, ntu"):
+    with pytest.raises(UnknownNameError, match=r"no dataset adapter named 'nut' .*folder, .*msrvtt, ntu"):
         load_dataset(tmp_path / "d.yaml")
 
 

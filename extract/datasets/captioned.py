@@ -125,6 +125,9 @@ class Captioned:
         videos: str | None = None,
         lists: Lists | None = None,
     ):
+        for option, folder in (("annotations", annotations), ("videos", videos)):
+            if not isinstance(folder, str | None):
+                raise DatasetError(f"options.{option}: is {folder!r}; a folder is needed")
         self._root, self._lists = Path(root), lists or {}
         self._videos = FileIndex(self._root, videos, "videos")
         same = annotations == videos
@@ -233,7 +236,9 @@ def _described(files: Iterable[Official]) -> str:
 
 
 def _list_files(lists: Any) -> Iterator[tuple[str, str, str]]:
-    for protocol, parts in dict(lists).items():
+    if not isinstance(lists, Mapping):
+        raise DatasetError(f"options.lists: is {lists!r:.60}; `protocol: {{part: file}}` is needed")
+    for protocol, parts in lists.items():
         if not isinstance(parts, Mapping) or not all(isinstance(file, str) for file in parts.values()):
             raise DatasetError(f"options.lists.{protocol}: is {parts!r:.60}; `part: file` is needed")
         for part, file in parts.items():

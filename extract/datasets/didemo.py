@@ -52,8 +52,8 @@ class DiDeMo(Captioned):
         until_seconds: float | None = None,
     ):
         super().__init__(root, annotations, videos, lists)
-        if until_seconds is not None and not until_seconds > 0:
-            raise DatasetError(f"options.until_seconds: is {until_seconds}; more than 0 is needed")
+        if until_seconds is not None and not (isinstance(until_seconds, int | float) and until_seconds > 0):
+            raise DatasetError(f"options.until_seconds: is {until_seconds!r}; more than 0 is needed")
         self._sentences, self._until = sentences, until_seconds
 
     def read(self, listing: Listing) -> None:

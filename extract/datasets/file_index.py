@@ -11,7 +11,7 @@ from extract.readers.media import printable
 
 MAX_DEPTH = 12  # of folders; deeper means a link that leads back
 VIDEOS = tuple(suffix for suffix in VIDEO_SUFFIXES if suffix != ".gif")  # those are previews
-TEXTS = (".json", ".csv", ".txt")
+TEXTS = (".json", ".csv")
 
 
 class FileIndex:
