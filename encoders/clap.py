@@ -160,11 +160,7 @@ class Clap(Pretrained):
 
     architectures = {"clap-htsat": ClapShape()}
     tiny = ClapShape((1, 1), (2, 4), 8, 16, 64, 2, 1, 16, 2, 12)
-    cards = {
-        "clap-htsat": Card(
-            "laion/clap-htsat-unfused", "huggingface.co/laion/clap-htsat-unfused", "Apache-2.0"
-        )
-    }
+    cards = {"clap-htsat": Card("laion/clap-htsat-unfused", "github.com/LAION-AI/CLAP", "Apache-2.0")}
     modalities = ("audio", TEXT)
     sampling = {"frames": "all"}
 

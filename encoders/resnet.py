@@ -92,7 +92,7 @@ class ResNet(Pretrained):
     cards = {
         "resnet-152": Card(
             "microsoft/resnet-152",
-            "huggingface.co/microsoft/resnet-152 (HowTo100M's were torchvision's resnet152-b121ed2d.pth)",
+            "the hub (HowTo100M's was resnet152-b121ed2d.pth of github.com/pytorch/vision)",
             "Apache-2.0",
         )
     }
