@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 
 import pytest
+from annotation_files import listed, parts
 from conftest import ROOT
 
 from extract.datasets import DatasetError, load_dataset
@@ -53,12 +54,8 @@ def write(folder, content=None, test=TESTS):
     return folder
 
 
-def parts(adapter):
-    """{protocol: {part: clips}}."""
-    found = {}
-    for protocol, clip_id, part in adapter.splits(adapter.clips()):
-        found.setdefault(protocol, {}).setdefault(part, []).append(clip_id)
-    return found
+def sizes(adapter):
+    return {name: len(clips) for name, clips in parts(adapter).items()}
 
 
 def names(*numbers):
@@ -66,7 +63,7 @@ def names(*numbers):
 
 
 def test_clips_media_and_captions(tmp_path):
-    clips = {clip.clip_id: clip for clip in MSRVTT(write(tmp_path)).clips()}
+    clips = listed(MSRVTT(write(tmp_path)))
     assert list(clips) == names(*range(8))
     assert clips["video4"].media == {
         "rgb": Media("Test/some/video4.webm", "video"),
@@ -82,9 +79,13 @@ def test_clips_media_and_captions(tmp_path):
 
 def test_protocols(tmp_path):
     assert parts(MSRVTT(write(tmp_path))) == {
-        "full": {"train": names(0, 1, 2), "val": names(3), "test": names(4, 5, 6, 7)},
-        "1k-A": {"train": names(0, 1, 2, 3, 5, 7), "test": names(6, 4)},  # all others train
-        "7k": {"train": names(0, 1, 2, 3), "test": names(6, 4)},  # the official train and val
+        "full train": names(0, 1, 2),
+        "full val": names(3),
+        "full test": names(4, 5, 6, 7),
+        "1k-A test": names(6, 4),
+        "1k-A train": names(0, 1, 2, 3, 5, 7),  # all others
+        "7k test": names(6, 4),
+        "7k train": names(0, 1, 2, 3),  # the official train and val
     }
 
 
@@ -93,7 +94,7 @@ def test_train_lists_decide_where_they_are_there(tmp_path):
     (root / "MSRVTT_train.9k.csv").write_text("video_id\nvideo7\nvideo0\n")
     (root / "annotation" / "MSRVTT_train.7k.csv").write_text("video_id\r\nvideo1\r\n")
     found = parts(MSRVTT(root))
-    assert found["1k-A"]["train"] == names(7, 0) and found["7k"]["train"] == names(1)
+    assert found["1k-A train"] == names(7, 0) and found["7k train"] == names(1)
 
 
 def test_the_authors_own_two_files(tmp_path):
@@ -103,15 +104,17 @@ def test_the_authors_own_two_files(tmp_path):
     write_test(tmp_path)
     adapter = MSRVTT(tmp_path)
     assert parts(adapter) == {
-        "full": {"train": names(0, 1, 2), "val": names(3)},
-        "1k-A": {"test": names(6, 4)},
-        "7k": {"train": names(0, 1, 2, 3), "test": names(6, 4)},
+        "full train": names(0, 1, 2),
+        "full val": names(3),
+        "1k-A test": names(6, 4),
+        "7k test": names(6, 4),
+        "7k train": names(0, 1, 2, 3),
     }
     assert adapter.notes()[1].startswith("no clips in full test, 1k-A train; not there: MSRVTT_data.json (")
     test = {k: part for k, part in PARTS.items() if part == "test"}
     (tmp_path / "test_videodatainfo.json").write_text(json.dumps(data(test)))
     adapter = MSRVTT(tmp_path)
-    assert parts(adapter)["1k-A"]["train"] == names(0, 1, 2, 3, 5, 7)
+    assert parts(adapter)["1k-A train"] == names(0, 1, 2, 3, 5, 7)
     assert adapter.notes() == [f"8 of 8 clips have no video below {tmp_path}; they stay in their splits"]
 
 
@@ -123,19 +126,10 @@ def test_the_real_test_list(shared):
     numbers = [int(clip.clip_id.removeprefix("video")) for clip in clips]
     assert len(set(numbers)) == 1000 and min(numbers) >= 7010 and max(numbers) <= 9999
     texts = Counter(clip.captions[0].text for clip in clips)
-    assert (
-        len(texts) == 995 and texts["a woman giving a photoshop tutorial"] == 2
-    )  # the label noise is theirs
+    assert len(texts) == 995 and texts["a woman giving a photoshop tutorial"] == 2  # their label noise
     assert clips[0].clip_id == "video9770"
     assert clips[0].captions[0].text == "a person is connecting something to system"
-    adapter = MSRVTT(shared / "data" / "msrvtt")
-    assert {
-        protocol: {part: len(ids) for part, ids in found.items()}
-        for protocol, found in parts(adapter).items()
-    } == {
-        "1k-A": {"test": 1000},
-        "7k": {"test": 1000},
-    }
+    assert sizes(MSRVTT(shared / "data" / "msrvtt")) == {"1k-A test": 1000, "7k test": 1000}
 
 
 # What an evaluation asks: the captions of one part of a protocol, and no others.
@@ -166,7 +160,7 @@ def test_register_only_tells_evaluation_everything(tmp_path):
     assert captions("1k-A", "test") == [("video4", "a cat"), ("video6", "a dog, asleep")]
     assert len(captions("1k-A", "train")) == 12 and len(captions("full", "test")) == 8
     assert ("video4", "a cat") not in captions("full", "test")
-    counts = register(bank, *load_dataset("msrvtt", root))
+    counts = register(bank, *load_dataset("msrvtt", root), hashed=[])
     assert [counts[name] for name in ("new", "changed", "changed_media", "new_texts")] == [0, 0, 0, 0]
     # One of the two test clips has no video: the size of the protocol is known, and so is what is missing.
     query = """
@@ -220,7 +214,7 @@ def changed(change):
 )
 def test_faulty_json(tmp_path, content, match):
     with pytest.raises(DatasetError, match=match):
-        list(MSRVTT(write(tmp_path, content)).clips())
+        listed(MSRVTT(write(tmp_path, content)))
 
 
 @pytest.mark.parametrize(
@@ -247,13 +241,13 @@ def test_faulty_test_list(tmp_path, text, match):
     path = tmp_path / "MSRVTT_JSFUSION_test.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DatasetError, match=match):
-        list(MSRVTT(tmp_path).clips())
+        listed(MSRVTT(tmp_path))
 
 
 def test_json_cut_in_the_middle(tmp_path):
     (tmp_path / "MSRVTT_data.json").write_text(json.dumps(data(), indent=1)[:100])
     with pytest.raises(DatasetError, match=r"MSRVTT_data.json, line \d+: is no JSON \(.*\); copy the file"):
-        list(MSRVTT(tmp_path).clips())
+        listed(MSRVTT(tmp_path))
 
 
 def test_a_train_list_with_a_test_clip(tmp_path):
@@ -262,14 +256,14 @@ def test_a_train_list_with_a_test_clip(tmp_path):
     with pytest.raises(
         DatasetError, match=r"9k.csv, line 3: 'video4' is in part 'train' of '1k-A', but in 't"
     ):
-        list(MSRVTT(root).clips())
+        listed(MSRVTT(root))
 
 
 def test_a_test_clip_without_sentence_stays_in_the_protocol(tmp_path):
     adapter = MSRVTT(write(tmp_path, test=((6, " "), (4, "a cat"))))
-    clips = {clip.clip_id: clip for clip in adapter.clips()}
+    clips = listed(adapter)
     assert {caption.source for caption in clips["video6"].captions} == {"msrvtt"}
-    assert parts(adapter)["1k-A"]["test"] == names(6, 4)
+    assert parts(adapter)["1k-A test"] == names(6, 4)
 
 
 def test_full_size_listing(tmp_path):
@@ -277,12 +271,13 @@ def test_full_size_listing(tmp_path):
     official = {k: "train" if k < 6513 else "validate" if k < 7010 else "test" for k in range(10_000)}
     tests = [(k, f"sentence {k}") for k in range(7010, 9010)[::2]]
     adapter = MSRVTT(write(tmp_path, data(official, captions=20), tests))
-    sizes = {
-        protocol: {part: len(ids) for part, ids in of.items()} for protocol, of in parts(adapter).items()
-    }
-    assert sizes == {
-        "full": {"train": 6513, "val": 497, "test": 2990},
-        "1k-A": {"train": 9000, "test": 1000},
-        "7k": {"train": 7010, "test": 1000},
+    assert sizes(adapter) == {
+        "full train": 6513,
+        "full val": 497,
+        "full test": 2990,
+        "1k-A test": 1000,
+        "1k-A train": 9000,
+        "7k test": 1000,
+        "7k train": 7010,
     }
     assert sum(len(clip.captions) for clip in adapter.clips()) == 201_000
