@@ -165,8 +165,8 @@ def _require_option(encoder: str, modality: str, name: str) -> None:
     if name not in parameters and all(one.kind is not one.VAR_KEYWORD for one in parameters.values()):
         flag = name.replace("_", "-")
         raise EncoderError(
-            f"extract: --{flag}: {encoder}, the encoder of {modality}, has no such choice; leave it out, or "
-            f"name with --modality only those whose encoders have"
+            f"extract: --{flag}: {encoder}, the encoder of {modality}, has no such choice; leave it out, "
+            "name by --modality those whose encoders have, or write it to their `options` in a recipe"
         )
 
 

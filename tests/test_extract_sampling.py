@@ -96,6 +96,21 @@ def test_timestamps_rounded_to_milliseconds_pick_the_same_frames():
         assert (frame_indices(exact, sampling) == frame_indices(rounded, sampling)).all()
 
 
+def test_cmvras_rule_is_by_frames_and_leaves_the_last_one_out():
+    rule = Sampling(frames=5, rule="cmvra")
+    assert frame_indices(stamps(10, 30.0), rule).tolist() == [0, 2, 4, 6, 8]  # linspace(0, 8, 5)
+    assert frame_indices(stamps(9, 30.0), rule).tolist() == [0, 1, 3, 5, 7]  # 1.75 -> 1, 5.25 -> 5
+    assert frame_indices(stamps(90, 30.0), rule, 1.0, 2.0).tolist() == [30, 37, 44, 51, 58]  # of that second
+    for frames in (1, 2):
+        assert frame_indices(stamps(frames, 30.0), rule).tolist() == [0] * 5
+    rng = np.random.default_rng(0)
+    for frames, count in zip(rng.integers(2, 400, 50), rng.integers(1, 40, 50), strict=True):
+        told = frame_indices(stamps(frames, 30.0), Sampling(frames=int(count), rule="cmvra"))
+        assert told.tolist() == np.linspace(0, frames - 2, count).astype(int).tolist()
+    with pytest.raises(SamplingError, match="no grid in seconds"):
+        rule.times(0.0, 1.0)
+
+
 def test_times_stay_inside_the_span():
     for sampling in (
         Sampling(frames=5),
@@ -124,6 +139,9 @@ def test_times_stay_inside_the_span():
         ({"fps": "4"}, "fps='4'"),
         ({"frames": 4, "max_frames": 0}, "max_frames=0"),
         ({"frame": 4}, "unknown key 'frame'"),
+        ({"frames": 4, "rule": "cmrva"}, "rule='cmrva'; accepted are: cmvra"),
+        ({"fps": 4.0, "rule": "cmvra"}, "give frames: N too"),
+        ({"frames": "all", "rule": "cmvra"}, "give frames: N too"),
     ],
 )
 def test_wrong_samplings_are_refused(value, match):
@@ -137,6 +155,7 @@ def test_parse_and_key():
     assert Sampling.parse(Sampling(fps=2)) == Sampling(fps=2)
     # Equal selections have equal keys: the cap does nothing to a count, 4 is 4.0.
     assert Sampling(frames=12, max_frames=99).key() == {"frames": 12}
+    assert Sampling(frames=12, rule="cmvra").key() == {"frames": 12, "rule": "cmvra"}
     assert Sampling(fps=4, max_frames=64).key() == {"fps": 4.0, "max_frames": 64}
     assert Sampling(frames="all", max_frames=300).key() == {"frames": "all", "max_frames": 300}
 

@@ -125,6 +125,10 @@ def test_cmvras_rule_over_each_streams_own_frames(clocks, tmp_path):
         assert np.allclose(times, chosen / frames * SECONDS, atol=2e-3)
     spec = bank.sql("SELECT DISTINCT spec->'reading'->'sampling' AS s FROM feature_sets")["s"].to_pylist()
     assert [yaml.safe_load(one) for one in spec] == [{"frames": 5, "rule": "cmvra"}]
+    for number, choice in enumerate(({"frames": 3}, {"fps": 2.0})):  # another count keeps the rule
+        bank = extract(clocks, tmp_path / f"{number}", modality="rgb", modalities=recipe, **choice)
+        (spec,) = bank.sql("SELECT spec->'reading'->'sampling' AS s FROM feature_sets")["s"].to_pylist()
+        assert yaml.safe_load(spec) == ({"frames": 3, "rule": "cmvra"} if "frames" in choice else {"fps": 2})
 
 
 def test_two_modalities_at_once_are_read_at_the_same_times(clocks, tmp_path):
