@@ -28,7 +28,7 @@ def test_lsmdc(tmp_path):
         line(JUNO, 'SOMEONE says "no", twice.') + line(JUNO, "She turns."),
     )
     put(tmp_path, "LSMDC16_annos_val.csv", line("0026_The_Big_Fish_1-2", "He fishes."))
-    put(tmp_path, "LSMDC16_annos_test.csv", line(TED, "A bear.") + line("3077_TED_2_5-6", "A bear again."))
+    put(tmp_path, "LSMDC16_annos_test.csv", line(TED, "A bear.") + line('"3077_TED_2_5-6', "A bear again."))
     put(tmp_path, "LSMDC16_challenge_1000_publictect.csv", line(TED, "A bear."))
     adapter = LSMDC(videos(tmp_path, f"avi/1004_Juno/{JUNO}.avi", f"avi/3077_TED_2/{TED}.avi"))
     clips = listed(adapter)

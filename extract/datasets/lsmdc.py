@@ -4,16 +4,16 @@ Official files of the 2016 challenge (sites.google.com/site/describingmovies, wi
 give), each optional: lines of six cells with tabs between them and no header, ``clip id, start aligned, end
 aligned, start extracted, end extracted, sentence``; the times are those in the film, the clips are cut.
 
-- ``LSMDC16_annos_training.csv`` (101,079 lines), ``LSMDC16_annos_val.csv`` (from memory 7,408),
-  ``LSMDC16_annos_test.csv`` (10,053; name from memory): train, val and the public test.
+- ``LSMDC16_annos_training.csv`` (101,079 lines), ``LSMDC16_annos_val.csv`` (7,408), ``LSMDC16_annos_test.csv``
+  (10,053): train, val and the public test.
 - ``LSMDC16_challenge_1000_publictect.csv`` (so spelt): the 1,000 clips of the retrieval test.
 
-A clip's file is ``<film>/<clip id>.avi``. An id may have several lines: several captions. The blind test set
-has no sentences and is not read.
+A clip's file is ``<film>/<clip id>.avi``. An id may have several lines: several captions. The blind test has
+no sentences and is not read.
 
 Protocols: ``retrieval``: train, val, and the 1,000 clips as test; ``official``: test is the public test. Some
-code leaves out the test clip 1012_Unbreakable_00.05.16.065-00.05.21.941 as problematic; here it is listed,
-and counts as a miss like any other if its file is missing or damaged.
+code leaves out the clip 1012_Unbreakable_00.05.16.065-00.05.21.941 as problematic; here it is listed, and
+becomes a row of ``failures`` if its file is damaged.
 """
 
 from extract.datasets.annotations import read_lines
@@ -55,6 +55,7 @@ class LSMDC(Captioned):
         path = self.file(name)
         for where, line in read_lines(path) if path is not None else ():
             cells = [cell.strip() for cell in line.split("\t")]
+            cells[0] = cells[0].strip('"')  # copies with a stray quote before the id are in circulation
             film, _, times = cells[0].rpartition("_")
             if len(cells) != 6 or not film or not times:
                 raise DatasetError(f"{where}: is {line!r:.80}; {CELLS} with tabs between them are needed")
