@@ -9,9 +9,9 @@ activation in passes of its own over memory. Here, under a context manager,
 * a layer norm returns bfloat16, which is what the next projection reads,
 * QuickGELU, tanh-GELU and ReLU6 are computed by the product before them, while its result is in registers.
 
-ViT-B/16 takes 0.7 of the processor time that it takes under autocast alone, EfficientNet-Lite0 0.5. Sums
-inside a product, a norm or an activation stay float32; the cosine to float32 features is tested for every
-encoder (tests/test_encoders_precision.py).
+ViT-B/16 takes 0.7 of the processor time that it takes under autocast alone, EfficientNet-Lite0 0.6. Biases
+and the sums inside a product, a norm or an activation stay float32; the cosine to float32 features is tested
+for every encoder (tests/test_encoders_precision.py).
 """
 
 from __future__ import annotations
@@ -46,6 +46,19 @@ class ConvReLU6(nn.Conv2d):
         return nn.functional.relu6(super().forward(input))
 
 
+class Float32(nn.Module):
+    """A layer that stays in float32 under autocast, since rounding its weights or input costs too much."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As the layer, float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.layer(x.float())
+
+
 @contextmanager
 def fast_layers(model: nn.Module) -> Iterator[None]:
     """Exchange the layers' ``forward`` for fast ones, for inference alone, and put them back at the end.
@@ -61,6 +74,7 @@ def fast_layers(model: nn.Module) -> Iterator[None]:
         forward = None if module in done else _fast(module)
         if forward is not None:
             changed[module] = forward
+        if forward is not None or isinstance(module, Float32):
             done.update(module.modules())
     for module, forward in changed.items():
         module.__dict__["forward"] = forward  # of this object alone; its class keeps its own
@@ -78,7 +92,9 @@ def _fast(module: nn.Module) -> Forward | None:
     if type(module) is nn.LayerNorm:
         return _layer_norm(module)
     if type(module) in (nn.Conv2d, ConvReLU6):
-        return _convolution(cast(nn.Conv2d, module))
+        return _convolution(cast(nn.Conv2d, module), torch.bfloat16)
+    if isinstance(module, Float32) and type(module.layer) in (nn.Conv2d, ConvReLU6):
+        return _convolution(cast(nn.Conv2d, module.layer), torch.float32)
     return _mlp(module)
 
 
@@ -104,7 +120,7 @@ def _linear(
     with torch.inference_mode(False), torch.no_grad():
         scaled = (layer.weight.float() * weight_scale).bfloat16()
         weight = torch.ops.mkldnn._reorder_linear_weight(scaled)
-        bias = None if layer.bias is None else (layer.bias.float() * bias_scale).bfloat16()
+        bias = None if layer.bias is None else layer.bias.float() * bias_scale
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         return torch.ops.mkldnn._linear_pointwise(x.bfloat16(), weight, bias, activation, [], algorithm)
@@ -120,17 +136,17 @@ def _layer_norm(layer: nn.LayerNorm) -> Forward:
     return forward
 
 
-def _convolution(layer: nn.Conv2d) -> Forward | None:
+def _convolution(layer: nn.Conv2d, dtype: torch.dtype) -> Forward | None:
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return None
     place = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
     after = ("hardtanh", [0.0, 6.0], "") if isinstance(layer, ConvReLU6) else ("none", [], "")
     with torch.inference_mode(False), torch.no_grad():
-        weight = layer.weight.to(torch.bfloat16, memory_format=torch.channels_last)
+        weight = layer.weight.to(dtype, memory_format=torch.channels_last)
         weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *place)
-        bias = None if layer.bias is None else layer.bias.bfloat16()
+        bias = None if layer.bias is None else layer.bias.float()
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._convolution_pointwise(x.bfloat16(), weight, bias, *place, *after)
+        return torch.ops.mkldnn._convolution_pointwise(x.to(dtype), weight, bias, *place, *after)
 
     return forward

