@@ -4,8 +4,8 @@ Official files of the 2016 challenge (sites.google.com/site/describingmovies, wi
 give), each optional: lines of six cells with tabs between them and no header, ``clip id, start aligned, end
 aligned, start extracted, end extracted, sentence``; the times are those in the film, the clips are cut.
 
-- ``LSMDC16_annos_training.csv`` (101,079 lines), ``LSMDC16_annos_val.csv`` (7,408), ``LSMDC16_annos_test.csv``
-  (10,053): train, val and the public test.
+- ``LSMDC16_annos_training.csv`` (101,079 lines), ``LSMDC16_annos_val.csv`` (7,408) and
+  ``LSMDC16_annos_test.csv`` (10,053): train, val and the public test.
 - ``LSMDC16_challenge_1000_publictect.csv`` (so spelt): the 1,000 clips of the retrieval test.
 
 A clip's file is ``<film>/<clip id>.avi``. An id may have several lines: several captions. The blind test has

@@ -13,8 +13,8 @@ Official files, each optional:
 Videos are called by their YouTube id. A clip is a step: its video from ``start_seconds`` to ``end_seconds``,
 its id ``<YouTube id>_<start>_<end>``, so that all files name it alike.
 
-Protocols: ``official`` (10,337 steps in train, 3,492 in val; test has no sentences) and
-``retrieval``, which the literature's text-to-video numbers are about: train as there, test the 3,350 steps.
+Protocols: ``official`` (10,337 steps in train, 3,492 in val; test has no sentences) and ``retrieval``, which
+the text-to-video numbers of the literature are about: train as there, test the 3,350 steps.
 Multi-SK and Everything-at-once found 3,339 of them and count the others as misses.
 """
 
