@@ -6,6 +6,7 @@ line in ``ENCODERS``; the contract test over the table covers it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,29 @@ def load_encoder(
         return factory(weights=weights, device=device, modality=base, **options)
     except TypeError as error:
         raise EncoderError(f"encoders: {name}: {error}; see the arguments of {ENCODERS[name]}") from error
+
+
+def load_stored(
+    name: str, weights: str | None = None, device: str = "cpu", modality: str | None = None
+) -> Iterator[Encoder | TextEncoder]:
+    """The encoders that may have written a feature set, by the name that stands there; usually one.
+
+    ``-random``, ``-tiny`` and ``-custom`` say how it was made; which preset it was only the space tells, so
+    each is tried.
+
+    Raises:
+        EncoderError: As :func:`load_encoder`.
+    """
+    plain, options = name.removesuffix("-random"), dict[str, Any]()
+    if plain != name:
+        weights = "random"
+    if plain.endswith("-tiny"):
+        plain, options = plain.removesuffix("-tiny"), {"architecture": "tiny"}
+    plain = plain.removesuffix("-custom")
+    first = load_encoder(plain, weights, device, modality, **options)
+    yield first
+    for preset in getattr(first, "presets", ())[1:]:
+        yield load_encoder(plain, weights, device, modality, preset=preset, **options)
 
 
 def base_modality(modality: str) -> str:

@@ -183,7 +183,7 @@ def encoded(source: Source, texts: Sequence[str], weights: str | None = None) ->
     Raises:
         EvaluateError: If the encoder, as it is now, gives another space than the bank's texts.
     """
-    from encoders import load_encoder
+    from encoders import load_stored
     from store.spec import FeatureSpec
     from store.texts import MissingTextError
 
@@ -192,14 +192,16 @@ def encoded(source: Source, texts: Sequence[str], weights: str | None = None) ->
     except MissingTextError:
         stored = source.selection(TEXT)
     source.used.append(stored)
-    encoder: Any = load_encoder(stored.spec.encoder, weights, modality=TEXT)
-    now = FeatureSpec(encoder.name, encoder.space).space_digest
-    if now != stored.space_digest:
-        raise EvaluateError(
-            f"search: text encoder {encoder.name} gives space {now}, the bank's texts are of "
-            f"{stored.space_digest}; pass the weights that extracted them as --text_weights"
-        )
-    return source.embed_texts(encoder.encode_text(list(texts)).numpy(), stored.space_digest)
+    space = ""
+    for encoder in load_stored(stored.spec.encoder, weights, modality=TEXT):
+        space = FeatureSpec(encoder.name, encoder.space).space_digest
+        if space == stored.space_digest:
+            vectors = encoder.encode_text(list(texts)).numpy()  # type: ignore[union-attr]
+            return source.embed_texts(vectors, stored.space_digest)
+    raise EvaluateError(
+        f"search: text encoder {stored.spec.encoder} gives space {space}, the bank's texts are of "
+        f"{stored.space_digest}; pass the weights that extracted them as --text-weights"
+    )
 
 
 def joint_modalities(source: Source, asked: str | None) -> list[str]:

@@ -137,24 +137,42 @@ def test_a_read_only_bank_can_be_searched(tmp_path, capsys) -> None:
     bank.path.chmod(stat.S_IRWXU)
 
 
-@pytest.fixture(scope="module")
-def spoken(tmp_path_factory) -> Bank:
-    """The toy clips with captions encoded by the real MiniLM, as extraction would store them."""
+def with_texts_of(encoder, folder) -> Bank:
+    """The toy clips with captions encoded by a real encoder, as extraction would store them."""
     from align_bank import Toy, make_bank
 
-    from encoders.minilm import MiniLM
-
-    bank = make_bank(tmp_path_factory.mktemp("spoken") / "bank", Toy(clips=24, modalities=("skeleton",)))
+    bank = make_bank(folder / "bank", Toy(clips=24, modalities=("skeleton",)))
     texts = bank.sql("SELECT text_id, text FROM texts ORDER BY text_id").to_pylist()
-    encoder = MiniLM()
     features = encoder.encode_text([row["text"] for row in texts]).numpy()
     field = FieldSpec("embedding", 1, features.shape[1])
-    with bank.writer(
-        TEXTS, TEXT, FeatureSpec("minilm", encoder.space, {"precision": "fp32"}), [field]
-    ) as writer:
+    spec = FeatureSpec(encoder.name, encoder.space, {"precision": "fp32"})
+    with bank.writer(TEXTS, TEXT, spec, [field]) as writer:
         for row, feature in zip(texts, features, strict=True):
             writer.add(row["text_id"], 0, {"embedding": feature.reshape(1, 1, -1)}, [0.0])
     return bank
+
+
+@pytest.mark.parametrize("preset", ["official", "cmvra"])
+def test_a_query_meets_the_texts_encoder_by_its_stored_name(tmp_path, capsys, preset) -> None:
+    """``clip-vip-b16-tiny-random``, of either preset."""
+    from encoders import load_encoder
+    from evaluate.search import encoded
+    from evaluate.source import open_sources
+
+    options = {"modality": "text", "architecture": "tiny", "preset": preset}
+    encoder = load_encoder("clip-vip-b16", "random", **options)
+    bank = with_texts_of(encoder, tmp_path)
+    (source,) = open_sources(bank.path, None, None, None, part=None, encoders={TEXT: encoder.name})
+    typed = encoded(source, ["words that the bank has not"])
+    np.testing.assert_allclose(typed, encoder.encode_text(["words that the bank has not"]), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory) -> Bank:
+    """The toy clips with captions encoded by the real MiniLM."""
+    from encoders.minilm import MiniLM
+
+    return with_texts_of(MiniLM(), tmp_path_factory.mktemp("spoken"))
 
 
 @pytest.mark.slow
