@@ -102,6 +102,8 @@ class BatchEncoder:
         self.fields = {name: encoder.fields[name] for name in fields or encoder.default_fields}
         self.batch_frames = batch_frames or _BATCH_FRAMES.get(self.device.type, 32)
         self.busy_seconds = self.cpu_seconds = 0.0
+        if self.device.type == "cuda" and precision == "fp32":
+            torch.backends.cudnn.allow_tf32 = False  # convolutions keep 10 bits with it, by default
         self._open: dict[Any, _Batch] = {}
         self._flying: deque[tuple[_Batch, Future[_Computed]]] = deque()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

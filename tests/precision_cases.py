@@ -28,11 +28,11 @@ def is_family(name):
     return hasattr(encoder_class(name), "architectures")
 
 
-def load(name, modality, tiny):
+def load(name, modality, tiny, device="cpu"):
     if not is_family(name):
-        return load_encoder(name, modality=modality)
+        return load_encoder(name, device=device, modality=modality)
     options = {"architecture": TINY} if tiny else {}
-    return load_encoder(name, weights=RANDOM, modality=modality, **options)
+    return load_encoder(name, RANDOM, device, modality, **options)
 
 
 @cache
@@ -59,10 +59,10 @@ def media(encoder, modality, clip):
     return given if "+" in modality else given[modality], times
 
 
-def features(encoder, modality, precision, clips):
+def features(encoder, modality, precision, clips, device="cpu"):
     """Field -> (all clips' rows, D): through extraction's own batches, all of the default fields."""
     found = {}
-    with BatchEncoder(encoder, precision, "cpu", threads=1) as batches:
+    with BatchEncoder(encoder, precision, device, threads=1) as batches:
         done = []
         for clip in range(clips):
             values, times = media(encoder, modality, clip)

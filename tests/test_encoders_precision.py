@@ -74,9 +74,9 @@ def test_the_default_encoder_does_so_on_all_samples(modality):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "modality"), [*_full_size(), ("clip-vit-b16", "rgb")])
+@pytest.mark.parametrize(("name", "modality"), _full_size())
 def test_so_do_networks_of_full_size(name, modality):
-    check(load(name, modality, tiny=False), modality, clips=3)
+    check(load(name, modality, tiny=False), modality, clips=2)
 
 
 @pytest.mark.parametrize(("amx", "avx512"), [(True, True), (True, False), (False, True), (False, False)])
