@@ -50,6 +50,7 @@ ENCODERS = {
     "vjepa2-h": "encoders.vision_transformers:VisionTransformer",
     "vjepa2-g": "encoders.vision_transformers:VisionTransformer",
     "joints": "encoders.joints:Joints",
+    "poses": "encoders.poses:Poses",
     "imu": "encoders.imu:IMU",
     "resnet-152": "encoders.resnet:ResNet",
     "resnext-101-3d": "encoders.resnext3d:ResNeXt3d",
