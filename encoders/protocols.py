@@ -59,6 +59,8 @@ class Prepare(Protocol):
         """One clip's media ``(T, ...)`` -> what ``encode`` takes, without the batch axis ``(T, ...)``.
 
         An encoder of several modalities at once (``rgb+depth``) gets ``{modality: (T, ...)}`` as ``values``.
+        Where it gives another number of frames, their times follow: those made of one continuous stretch
+        (audio) are evenly spaced, further ones repeat the last, and where some are missing they are the last.
         """
         ...
 

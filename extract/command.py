@@ -108,7 +108,7 @@ class _Command:
             except WeightsError as error:
                 missing.append(f"{name}: {error}")
         if missing:
-            raise WeightsError("\nerror: ".join(missing))
+            raise WeightsError("\nerror: ".join(missing))  # a line each
         return tasks
 
     def _task(self, modality: str) -> Task | TextTask:

@@ -255,8 +255,13 @@ def test_cmvras_recipe_extracts_all_modalities_with_its_encoders_its_frames_and_
 
 def test_the_recipe_counts_instead_of_the_datasets_yaml_and_the_command_line_more(corpus, tmp_path, here):
     recipe = tmp_path / "recipe.yaml"
-    one = {"encoder": "patches", "sampling": {"frames": 4}, "fields": ["cls"], "options": {"gain": 2.0}}
-    recipe.write_text(yaml.safe_dump({"dataset": str(corpus), "modalities": {"rgb": one}}))
+    one = {"encoder": "patches", "sampling": {"frames": 4}, "options": {"gain": 2.0}}
+    given = {
+        "dataset": str(corpus),
+        "modalities": {"rgb": one | {"fields": ["cls", "tokens"]}},
+        "tokens": "none",
+    }
+    recipe.write_text(yaml.safe_dump(given))
     arguments = ("--config", recipe)
     out, _ = here(*arguments, "--bank", tmp_path / "a")
     assert "texts" not in out  # only what the recipe names

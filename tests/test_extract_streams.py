@@ -148,7 +148,7 @@ def test_two_modalities_at_once_are_read_at_the_same_times(clocks, tmp_path):
 
 
 def test_several_modalities_are_not_among_all_unless_the_yaml_lists_them(clocks, tmp_path):
-    bank = extract(clocks, tmp_path / "bank", modality=None, frames=4, request={"workers": 1})
+    bank = extract(clocks, tmp_path / "bank", modality=None, frames=4)
     sets = bank.sql("SELECT DISTINCT modality FROM feature_sets ORDER BY 1")["modality"].to_pylist()
     assert sets == ["ir", "rgb", "rgb+depth", "skeleton"]
     bank = extract(clocks, tmp_path / "other", modality=None, frames=4, modalities={"ir": "patches"})
