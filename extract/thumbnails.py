@@ -110,7 +110,9 @@ def _images(values: np.ndarray, chosen: np.ndarray) -> list[Image.Image]:
 
 
 def _depths(values: np.ndarray, chosen: np.ndarray) -> list[Image.Image]:
-    """Depth ``(T, H, W)`` in millimetres, coloured over the clip's own range."""
+    """Depth ``(T, H, W)`` in millimetres, coloured over the clip's own range; a video's pixels as such."""
+    if values.ndim == 4:
+        return _images(values, chosen)
     step = max(1, max(values.shape[1:3]) // SIDE)
     maps = values[chosen, ::step, ::step].astype(np.float32)
     measured = maps[maps > 0]

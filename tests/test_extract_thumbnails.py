@@ -53,6 +53,15 @@ def test_depth_near_is_bright_and_unmeasured_is_black(tmp_path, media):
     assert pixels(tmp_path / "b.jpg").max() < 5
 
 
+def test_depth_that_is_a_video_is_shown_as_it_is(tmp_path, media):
+    """Drive&Act's depth: eight bits, three channels, no millimetres."""
+    values = np.repeat(np.uint8([40, 200]), 24 * 32 * 3).reshape(2, 24, 32, 3)
+    assert write_thumbnails(tmp_path / "a.jpg", "depth", values, media)
+    strip = pixels(strip_path(tmp_path / "a.jpg"))
+    assert strip.shape == (24, 64, 3)
+    assert np.allclose(strip.reshape(24, 2, 32, 3).mean((0, 2, 3)), [40, 200], atol=2)
+
+
 @pytest.mark.parametrize("joints", [25, 20, 17])
 def test_skeletons_are_drawn_head_up_and_unseen_bodies_not_at_all(tmp_path, media, joints):
     body = np.zeros((4, 2, joints, 3), np.float32)

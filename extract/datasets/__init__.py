@@ -6,6 +6,7 @@ from extract.datasets.config import DatasetConfig, ModalityConfig, dataset_names
 DATASETS = {
     "ntu": "extract.datasets.ntu:NTU",
     "utd-mhad": "extract.datasets.utd_mhad:UTDMHAD",
+    "daa": "extract.datasets.daa:DriveAct",
     "msrvtt": "extract.datasets.msrvtt:MSRVTT",
     "youcook2": "extract.datasets.youcook2:YouCook2",
     "lsmdc": "extract.datasets.lsmdc:LSMDC",

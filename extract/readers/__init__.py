@@ -12,6 +12,7 @@ READERS = {
     "depth-png": "extract.readers.images:DepthImageReader",
     "ntu-skeleton": "extract.readers.ntu_skeleton:NTUSkeletonReader",
     "skeleton-npy": "extract.readers.skeleton_npy:SkeletonNpyReader",
+    "openpose-3d": "extract.readers.openpose_csv:OpenPoseCsvReader",
     "mat": "extract.readers.mat:MatReader",
     "audio": "extract.readers.audio:AudioReader",
     "text": "extract.readers.text:TextReader",
