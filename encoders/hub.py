@@ -122,15 +122,20 @@ def agrees(config: Any, values: Mapping[str, Any]) -> bool:
 
 
 def load(
-    folder: Path, classes: Sequence[str], where: str, allow_partial: Sequence[str] = ()
+    folder: Path,
+    classes: Sequence[str],
+    where: str,
+    allow_partial: Sequence[str] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Any, LoadReport]:
-    """The folder's model in float32, by the class that saved it: its heads are checked like the rest.
+    """The folder's model, by the class that saved it: its heads are checked like the rest.
 
     Args:
         folder: Weights (sharded or not) and ``config.json``.
         classes: transformers' classes that are accepted; the first one where the folder names none of them.
         where: The encoder, for messages.
         allow_partial: Keys, or prefixes ending in ``.``, that may be missing, unexpected or misshapen.
+        dtype: Of its parameters; a language model of 34 billion takes 69 GB in bfloat16, twice that else.
 
     Raises:
         WeightsError: With every key that does not fit and was not named, the tensors that hold NaN or
@@ -151,7 +156,7 @@ def load(
                 local_files_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are reported, and refused below with all others
-                dtype=torch.float32,
+                dtype=dtype,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

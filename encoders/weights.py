@@ -69,7 +69,7 @@ def model_folder(weights: str, encoder: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = [*WEIGHT_PATTERNS[:2], *CONFIG_FILES, "*.json", "*.model"]
+    patterns = [*WEIGHT_PATTERNS[:2], *CONFIG_FILES, "*.json", "*.model", "*.jinja"]
     try:
         return Path(snapshot_download(weights, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -194,11 +194,21 @@ LEFT JOIN failed x ON x.dataset = k.dataset AND x.modality = k.modality AND x.fe
 ORDER BY ALL;
 """
 
+# Captions that were generated or imported, apart from the listing's (store/captions.py): which clips got
+# any of which source, and from which file.
+CAPTIONED = """
+CREATE TABLE captioned (
+    dataset VARCHAR NOT NULL, clip_id VARCHAR NOT NULL, source VARCHAR NOT NULL, modality VARCHAR,
+    media_key VARCHAR
+);
+"""
+
 # (number, name, SQL): append below, never change what is above.
 MIGRATIONS: list[tuple[int, str, str]] = [
     (1, "base tables", BASE_TABLES),
     (2, "friendly views", FRIENDLY_VIEWS),
     (3, "what reading the media showed", MEDIA_READ),
     (4, "media of several modalities at once", JOINT_MEDIA),
+    (5, "captions that were generated or imported", CAPTIONED),
 ]
 LATEST = MIGRATIONS[-1][0]

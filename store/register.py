@@ -34,6 +34,9 @@ md5(concat_ws('|', coalesce(m.sample_hash, concat_ws(':', m.path, m.bytes, m.mti
     coalesce(m.end_seconds, c.end_seconds, -1)))
 """
 
+# Captions that were generated or imported are not the listing's to replace.
+LISTED = "coalesce(source, '') NOT IN (SELECT k.source FROM captioned k WHERE k.dataset = captions.dataset)"
+
 
 @dataclass(frozen=True)
 class _Sync:
@@ -44,12 +47,14 @@ class _Sync:
         key: Column by whose values rows are replaced.
         new: Rows, without the dataset column.
         scope: Values of ``key`` whose old rows count; those absent from ``new`` are deleted.
+        among: SQL condition that the old rows fulfil; others are left alone.
     """
 
     table: str
     key: str
     new: pa.Table
     scope: pa.Table
+    among: str = "true"
 
     @property
     def _names(self) -> str:
@@ -66,7 +71,8 @@ class _Sync:
     def digests(self, connection: "duckdb.DuckDBPyConnection", dataset: str) -> tuple[tuple, tuple]:
         """(rows, sum of their 64-bit hashes) in the catalog, and of ``new``: equal if nothing changed."""
         summed = f"SELECT count(*) AS rows, coalesce(sum(hash({self._names})), 0)::VARCHAR AS hashes"
-        old = f'{summed} FROM (SELECT {self._old} FROM "{self.table}" WHERE dataset = $dataset)'
+        rows = f'SELECT {self._old} FROM "{self.table}" WHERE dataset = $dataset AND {self.among}'
+        old = f"{summed} FROM ({rows})"
         had = fetch(connection, old, {"dataset": dataset}).to_pylist()[0]
         has = fetch(connection, f"{summed} FROM new", tables={"new": self.new}).to_pylist()[0]
         return tuple(had.values()), tuple(has.values())
@@ -76,7 +82,7 @@ class _Sync:
         sql = f"""
             WITH old AS (
                 SELECT {self._old} FROM "{self.table}" WHERE dataset = $dataset
-                AND "{self.key}" IN (SELECT "{self.key}" FROM scope)
+                AND {self.among} AND "{self.key}" IN (SELECT "{self.key}" FROM scope)
             ), differing AS (
                 (SELECT {self._names} FROM new EXCEPT FROM old)
                 UNION ALL (FROM old EXCEPT SELECT {self._names} FROM new)
@@ -97,7 +103,8 @@ class _Sync:
         else:
             connection.register("changed_keys", change.keys)
             some = f'"{self.key}" IN (SELECT key FROM changed_keys)'
-            connection.execute(f'DELETE FROM "{self.table}" WHERE dataset = ? AND {some}', [dataset])
+            old = f'"{self.table}" WHERE dataset = ? AND {self.among}'
+            connection.execute(f"DELETE FROM {old} AND {some}", [dataset])
             connection.execute(f"{insert} WHERE {some}", [dataset])
             connection.unregister("changed_keys")
         connection.unregister("new_rows")
@@ -158,6 +165,8 @@ def register(
     }
     texts = _texts(tables)
     with catalog.reading() as connection:
+        if "captions" in tables:
+            _check_sources(connection, dataset, tables["captions"])
         syncs = _syncs(connection, clips, tables)
         changes = {sync.table: _change(connection, dataset, sync) for sync in syncs}
         new_texts = _unknown_texts(connection, texts)
@@ -280,12 +289,20 @@ def _syncs(
         media = fetch(connection, sql, tables={"new_media": tables["media"], "new_clips": clips})
         syncs.append(_Sync("media", "clip_id", media, scope))
     if "captions" in tables:
-        syncs.append(_Sync("captions", "clip_id", _with_text_ids(tables["captions"]), scope))
+        syncs.append(_Sync("captions", "clip_id", _with_text_ids(tables["captions"]), scope, LISTED))
     for name, key in (("splits", "protocol"), ("label_texts", "prompt_set")):
         if name in tables:
             table = _with_text_ids(tables[name]) if name == "label_texts" else tables[name]
             syncs.append(_Sync(name, key, table, table.select([key])))
     return syncs
+
+
+def _check_sources(connection: "duckdb.DuckDBPyConnection", dataset: str, captions: pa.Table) -> None:
+    made = fetch(connection, "SELECT source FROM captioned WHERE dataset = ?", [dataset])["source"].unique()
+    both = made.filter(pc.is_in(made, pc.unique(captions["source"]))).to_pylist()
+    if both:
+        what = f"captions of source {shortened(both)}, as generated or imported ones are called"
+        raise RegisterError(f"dataset {dataset!r}: lists {what}; call one of them otherwise")
 
 
 def _with_text_ids(table: pa.Table) -> pa.Table:
