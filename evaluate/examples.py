@@ -9,7 +9,7 @@ from store.tables import TEXT
 
 if TYPE_CHECKING:
     from evaluate.index import Index
-    from evaluate.retrieve import Search
+    from evaluate.ranking import Search
     from evaluate.sides import Side
 
 

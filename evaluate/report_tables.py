@@ -16,6 +16,7 @@ MOST_RUNS = 200
 # What, of a metric's detail, names a row.
 IDENTITY = (
     "modality", "among", "neighbours", "learn_from", "shots", "query", "gallery", "by", "prompt_set",
+    "transductive", "convention", "missing",
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -70,7 +71,13 @@ def kind(detail: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def source_tags(detail: Mapping[str, Any]) -> str:
-    """Labels: raw or aligned, how many checkpoints, what supervised them (labels as a warning)."""
+    """Labels: raw or aligned, how many checkpoints, what supervised them, and what else must be known."""
+    ways = [tag(f"transductive: {detail['transductive']}", warn=True)] if detail.get("transductive") else []
+    ways += [tag(f"ties as {detail['convention']}")] if detail.get("convention") else []
+    return " ".join([part for part in (_made_by(detail), *ways) if part])
+
+
+def _made_by(detail: Mapping[str, Any]) -> str:
     source = str(detail.get("source", ""))
     checkpoints = source.split(" ")[1::2]
     if not checkpoints:

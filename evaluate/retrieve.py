@@ -1,49 +1,16 @@
 """`python -m evaluate retrieve`: find clips of one modality by another, or by text, through FAISS."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from evaluate.metrics import RECALL_AT, Ranks, chance_ranks, retrieval_metrics
 from evaluate.sides import By
 from evaluate.source import AUTO, EvaluateError, Source, open_sources
 from store.cli import resolved
 from store.tables import TEXT
 
 if TYPE_CHECKING:
-    from evaluate.records import Score
-    from evaluate.relevance import Relevance, SameKey
     from evaluate.sides import Side
-
-SHOWN_RESULTS = 6  # per example in the report
-EXAMPLES = 6  # per direction
-
-
-@dataclass(frozen=True)
-class Search:
-    """One direction, one checkpoint: who asks whom, and what is right.
-
-    Attributes:
-        queries: Those that have an answer.
-        gallery: What is searched.
-        relevant: Between the two.
-        excluded: Items that do not take part.
-        unanswered: Queries left out because nothing in the gallery answers them.
-    """
-
-    queries: "Side"
-    gallery: "Side"
-    relevant: "Relevance"
-    excluded: "SameKey"
-    unanswered: int
-
-    def chance(self) -> Ranks:
-        """What a collapsed model would get."""
-        out = self.excluded.counts()
-        return chance_ranks(len(self.gallery) - out, self.relevant.counts() - out)
 
 
 def retrieve(
@@ -61,6 +28,9 @@ def retrieve(
     fields: dict[str, str] | None = None,
     pool: str = AUTO,
     index: str = "flat",
+    missing: Literal["leave-out", "miss"] = "leave-out",
+    convention: Literal["expected", "multi-sk", "optimistic", "clip-vip", "avlnet"] = "expected",
+    rescore: Literal["dual-softmax", "inverted-softmax"] | None = None,
 ) -> int:
     """Rank the clips (or texts) of a part for each query, and say how high the first right one stands.
 
@@ -82,32 +52,46 @@ def retrieve(
         fields: Modality -> field of that set.
         pool: Raw features to one vector a clip: mean, cls, resample:K, auto.
         index: Name in evaluate.INDEXES.
+        missing: Queries whose clip has no features: leave them out, or count each as a `miss` in R@k, as the
+            benchmarks with lost videos do (MSR-VTT: 968 of 1,000 clips have sound). For `--by clip`.
+        convention: How another codebase counts ties, beside ours (the expectation over their orders).
+        rescore: TRANSDUCTIVE: scores made anew out of all queries' scores; labelled so wherever it shows.
     """
     asked = resolved(**locals())
+    from evaluate.ranking import Options, outcome, search
     from evaluate.records import EXAMPLES_FILE, print_saved, print_table, write_file
 
+    if missing == "miss" and by != "clip":
+        raise EvaluateError(
+            f"retrieve: --missing miss counts lost clips, but right is the same {by}; use --by clip"
+        )
     sources = open_sources(bank, dataset, protocol, checkpoint, part, encoders, fields, pool)
     first = sources[0]
     asked |= {"dataset": first.dataset, "protocol": first.protocol}
     galleries = [load_sides(source, query, gallery, by, part, prompt_set) for source in sources]
-    captions = first.captions(clip_items(galleries[0])) if by == "clip" else {}
+    captions = first.captions(clip_items(galleries[0]), part) if by == "clip" else {}
     pairs = directions(first, galleries[0], query, gallery, by)
-    rows, examples = [], []
+    rows, examples, others = [], [], []
     with first.bank.record_run("evaluate retrieve", asked) as run:
         for one, other in pairs:
             print(f"searching {other} by {one}", file=sys.stderr)
             searches = [
                 search(sides[one], sides[other], by, captions, other_clips_only) for sides in galleries
             ]
-            scores, row, shown = outcome(sources, searches, by, index)
-            for score in scores:
+            complete = complete_queries(first, one, part) if missing == "miss" else None
+            found = outcome(sources, searches, Options(by, index, complete, convention, rescore))
+            for score in found.scores:
                 score.record(run, "retrieve")
-            rows.append(row)
-            examples += shown
+            rows.append(found.row)
+            others.append(found.other)
+            examples += found.examples
         write_file(run, EXAMPLES_FILE, examples)
         run.used(*(selection for source in sources for selection in source.used))
-    print(heading(first, by, part))
+    print(heading(first, by, part, rescore))
     print_table(rows)
+    if convention != "expected":
+        print(f"\nthe same, ties counted as {convention} does\n")
+        print_table(others)
     print_saved(sources)
     return 0
 
@@ -127,7 +111,7 @@ def load_sides(
     if by == "label":
         sides[TEXT] = label_side(source, prompt_set)
         return sides
-    captions = source.captions(clip_items(sides) or all_clips(source, part))
+    captions = source.captions(clip_items(sides) or all_clips(source, part), part)
     if not captions:
         raise EvaluateError(
             f"{source.dataset}: no captions to search by clip; use --by label for class texts"
@@ -146,6 +130,14 @@ def all_clips(source: Source, part: str) -> list[str]:
     from evaluate.source import part_clips
 
     return part_clips(source, part).column("clip_id").to_pylist()
+
+
+def complete_queries(source: Source, modality: str, part: str) -> int:
+    """How many queries a modality would have if no clip of the part were lost."""
+    clips = all_clips(source, part)
+    if modality != TEXT:
+        return len(clips)
+    return len({text for several in source.captions(clips, part).values() for text in several})
 
 
 def directions(
@@ -170,76 +162,7 @@ def directions(
     return pairs
 
 
-def search(
-    queries: "Side", gallery: "Side", by: By, captions: Mapping[str, Sequence[str]], other_clips_only: bool
-) -> Search:
-    """What is searched in one direction, without the queries that nothing answers.
-
-    Raises:
-        EvaluateError: If no query is left.
-    """
-    from evaluate.sides import answers
-
-    if by == "label":
-        gallery = gallery.keep(np.flatnonzero(gallery.labels >= 0))
-    relevant, excluded = answers(queries, gallery, by, captions, other_clips_only)
-    answered = np.flatnonzero(relevant.counts() - excluded.counts() > 0)
-    if not len(answered) and queries.modality == gallery.modality:
-        raise EvaluateError(
-            f"retrieve: no two of {len(queries)} {queries.modality} clips have one label, so none can be "
-            "found by another; `python -m evaluate search CLIP --like` shows which resemble each other"
-        )
-    if not len(answered):
-        raise EvaluateError(
-            f"retrieve: nothing among {len(gallery)} of {gallery.modality} answers any of {len(queries)} of "
-            f"{queries.modality} by {by}; check --part, or use --by {'label' if by == 'clip' else 'clip'}"
-        )
-    return Search(
-        queries.keep(answered),
-        gallery,
-        relevant.take(answered),
-        excluded.take(answered),
-        len(queries) - len(answered),
-    )
-
-
-def outcome(
-    sources: Sequence[Source], searches: Sequence[Search], by: By, index: str = "flat"
-) -> "tuple[list[Score], dict[str, Any], list[dict[str, Any]]]":
-    """One direction over all checkpoints -> scores to record, a row to print, examples to show."""
-    from evaluate.examples import examples
-    from evaluate.index import make_index, ranked
-    from evaluate.records import percent
-
-    ranks, one = [], searches[0]
-    if any(each.queries.items != one.queries.items for each in searches):
-        raise EvaluateError("retrieve: these checkpoints embed different clips; evaluate them one by one")
-    for each in searches:
-        found = make_index(index, each.gallery.vectors)
-        ranks.append(ranked(found, each.queries.vectors, each.relevant, each.excluded))
-    detail = {
-        "query": one.queries.modality,
-        "gallery": one.gallery.modality,
-        "by": by,
-        "source": " ".join(source.name for source in sources),
-        "features": f"{one.queries.features} -> {one.gallery.features}",
-        "gallery_size": len(one.gallery),
-        "unanswered": one.unanswered,
-        "supervision": sources[0].supervision,
-    }
-    chance = retrieval_metrics(one.chance())
-    scores = _scores(ranks, chance, detail)
-    values = {score.name: score for score in scores}
-    row: dict[str, Any] = {"query": one.queries.modality, "gallery": one.gallery.modality}
-    row |= {name: percent(values[name]) for name in (f"R@{k}" for k in RECALL_AT)}
-    row |= {name: f"{values[name].value:.1f}" for name in ("MedR", "MeanR")}
-    row |= {"chance R@1": f"{chance['R@1'] * 100:.1f}", "n": len(one.queries), "of": len(one.gallery)}
-    again, places = make_index(index, one.gallery.vectors), ranks[0].expected()
-    shown = examples(one, places, again, EXAMPLES, SHOWN_RESULTS, sources[0].label_names)
-    return scores, row, [{**detail, **entry, "dataset": sources[0].dataset} for entry in shown]
-
-
-def heading(source: Source, by: By, part: str) -> str:
+def heading(source: Source, by: By, part: str, rescore: str | None = None) -> str:
     """What the table below it shows."""
     where = (
         f"{source.dataset}, {source.protocol} {part}" if source.protocol else f"{source.dataset}, all clips"
@@ -247,25 +170,8 @@ def heading(source: Source, by: By, part: str) -> str:
     told = (
         f"; the checkpoint was supervised by {' and '.join(source.supervision)}" if source.supervision else ""
     )
+    told += f"; TRANSDUCTIVE: {rescore} over all queries" if rescore else ""
     return f"{where}; right = same {by}; {source.name}{told}; R@k in percent [95 %]\n"
-
-
-def _scores(ranks: Sequence[Ranks], chance: Mapping[str, float], detail: Mapping[str, Any]) -> "list[Score]":
-    """Averages over checkpoints, query by query; the median over queries is averaged as it is."""
-    from evaluate.intervals import bootstrap_interval
-    from evaluate.records import Score, share
-
-    scores = []
-    for k in RECALL_AT:
-        hits = np.stack([one.within(k) for one in ranks])
-        scores.append(share(f"R@{k}", hits, {**detail, "chance": chance[f"R@{k}"]}))
-    for name, part, middle in (("MedR", "median", np.median), ("MeanR", "expected", np.mean)):
-        places = np.stack([getattr(one, part)() for one in ranks])
-        each = [float(middle(row)) for row in places]
-        low, high = bootstrap_interval(places.mean(0), middle)
-        told = {**detail, "chance": chance[name], "each": each}
-        scores.append(Score(name, float(np.mean(each)), places.shape[1], low, high, told))
-    return scores
 
 
 def _has_text(source: Source, by: By) -> bool:

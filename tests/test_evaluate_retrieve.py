@@ -11,7 +11,8 @@ from evaluate.examples import spread
 from evaluate.index import unit
 from evaluate.leakage import LeakageError
 from evaluate.metrics import first_relevant, retrieval_metrics
-from evaluate.retrieve import load_sides, outcome, retrieve, search
+from evaluate.ranking import Options, outcome, search
+from evaluate.retrieve import load_sides, retrieve
 from evaluate.sides import Side, caption_side, clip_side, label_side
 from evaluate.source import EvaluateError, Source, open_sources
 from store.errors import FrameBankError
@@ -168,7 +169,7 @@ def test_a_collapsed_model_is_at_chance_in_every_direction(toy, by) -> None:
             if one.modality == other.modality == "text" or (one is other and by == "clip"):
                 continue
             asked = search(one, other, by, captions, False)
-            scores, _, _ = outcome([source], [asked], by)
+            scores = outcome([source], [asked], Options(by)).scores
             for score in scores:
                 assert score.value == pytest.approx(score.detail["chance"]), (one.modality, other.modality)
 
@@ -234,6 +235,66 @@ def test_training_clips_are_refused(toy) -> None:
         retrieve(str(bank.path), checkpoint=checkpoint, part="train")
     with pytest.raises(LeakageError, match="48 of the 96 clips to score"):
         retrieve(str(bank.path), checkpoint=checkpoint, protocol="none")
+
+
+def test_lost_clips_count_as_misses_where_the_benchmark_does_so(toy, capsys) -> None:
+    bank, checkpoint = toy
+    retrieve(str(bank.path), checkpoint=checkpoint, query="inertial", gallery="depth")
+    plain = recorded(bank, "inertial", "depth")
+    retrieve(str(bank.path), checkpoint=checkpoint, query="inertial", gallery="depth", missing="miss")
+    rows = [row for row in metrics_of(bank, "evaluate retrieve") if row["name"] == "retrieve/R@1"]
+    assert (rows[0]["n"], rows[0]["detail"]["missing"]) == (48, 10)
+    strict = recorded(bank, "inertial", "depth")
+    assert strict["R@1"] == pytest.approx(plain["R@1"] * 38 / 48)
+    assert (strict["MedR"], strict["MeanR"]) == (plain["MedR"], plain["MeanR"])
+    with pytest.raises(EvaluateError, match="--missing miss counts lost clips, but right is the same label"):
+        retrieve(str(bank.path), checkpoint=checkpoint, by="label", missing="miss")
+
+
+def test_other_conventions_stand_beside_ours(toy, capsys) -> None:
+    bank, checkpoint = toy
+    retrieve(str(bank.path), checkpoint=checkpoint, query="inertial", gallery="depth", convention="clip-vip")
+    assert "ties counted as clip-vip does" in capsys.readouterr().out
+    rows = [row for row in metrics_of(bank, "evaluate retrieve") if row["name"] == "retrieve/R@5"]
+    assert [row["detail"].get("convention") for row in rows] == [None, "clip-vip"]
+    assert rows[0]["value"] == pytest.approx(rows[1]["value"])  # nothing ties here
+
+
+def test_rescored_results_are_those_of_the_whole_matrix_and_say_so(embedded, capsys) -> None:
+    from evaluate.rescoring import dual_softmax
+
+    bank, alignment, found = embedded
+    options = {"checkpoint": str(alignment.directory), "query": "inertial", "gallery": "depth"}
+    retrieve(str(bank.path), rescore="dual-softmax", **options)
+    assert "TRANSDUCTIVE: dual-softmax over all queries" in capsys.readouterr().out
+    (asked, _, queries), (there, _, gallery) = found["inertial"], found["depth"]
+    relevant = asked[:, None] == there[None]
+    kept = relevant.any(1)
+    naive = first_relevant(dual_softmax(queries[kept] @ gallery.T), relevant[kept], 1e-6)
+    assert recorded(bank, "inertial", "depth") == pytest.approx(retrieval_metrics(naive))
+    assert metrics_of(bank, "evaluate retrieve")[0]["detail"]["transductive"] == "dual-softmax"
+
+
+def test_only_the_captions_that_the_protocol_counts_are_asked(tmp_path) -> None:
+    """As in MSR-VTT's 1k-A: the test part has one caption a clip of its own; training has the others."""
+    import pyarrow as pa
+
+    from store.bank import Bank
+
+    bank = Bank.open(tmp_path / "bank", create=True)
+    bank.register(
+        "talks",
+        config={"caption_sources": {"1k-A": {"test": ["own"]}}},
+        clips=pa.table({"clip_id": ["a", "b"]}),
+        splits=pa.table({"protocol": ["1k-A", "1k-A"], "clip_id": ["a", "b"], "part": ["test", "test"]}),
+        captions=pa.table(
+            {"clip_id": ["a", "a", "b"], "text": ["one", "two", "three"], "source": ["own", "crowd", "own"]}
+        ),
+    )
+    source = Source(bank, "talks", "1k-A")
+    assert source.captions(["a", "b"], "test") == {"a": ["one"], "b": ["three"]}
+    assert source.captions(["a", "b"], "train") == {"a": ["one", "two"], "b": ["three"]}
+    assert source.captions(["a"]) == {"a": ["one", "two"]}
 
 
 def test_a_dataset_without_captions_says_what_to_do(tmp_path) -> None:
