@@ -52,6 +52,14 @@ def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+class QuickGELU(nn.Module):
+    """As a layer, which :mod:`encoders.fast_layers` finds."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See :func:`quick_gelu`."""
+        return quick_gelu(x)
+
+
 class VideoEmbeddings(nn.Module):
     """Frames -> CLS, proxies and patches, each with its place in space and time."""
 
@@ -141,11 +149,12 @@ class Perceptron(nn.Module):
     def __init__(self, shape: VideoShape):
         super().__init__()
         self.fc1 = nn.Linear(shape.width, shape.hidden)
+        self.activation_fn = QuickGELU()
         self.fc2 = nn.Linear(shape.hidden, shape.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(..., D)`` -> ``(..., D)``."""
-        return self.fc2(quick_gelu(self.fc1(x)))
+        return self.fc2(self.activation_fn(self.fc1(x)))
 
 
 class Layer(nn.Module):

@@ -25,10 +25,11 @@ from torch import nn
 
 Forward = Callable[..., torch.Tensor]
 
-# Activations of transformers that oneDNN computes within the product, by class name: what it calls them, the
-# algorithm, and s where activation(x) = its activation(s x) / s.
+# Activations that oneDNN computes within the product, by the class names of transformers and ours: what it
+# calls them, the algorithm, and s where activation(x) = its activation(s x) / s.
 _WITHIN_PRODUCT = {
-    "QuickGELUActivation": ("swish", None, 1.702),  # x sigmoid(1.702 x)
+    "QuickGELU": ("swish", None, 1.702),  # x sigmoid(1.702 x)
+    "QuickGELUActivation": ("swish", None, 1.702),
     "GELUTanh": ("gelu", "tanh", 1.0),
 }
 
@@ -99,7 +100,7 @@ def _fast(module: nn.Module) -> Forward | None:
 
 
 def _mlp(module: nn.Module) -> Forward | None:
-    """Two linear layers and the activation between them, as transformers' models write them."""
+    """Linear layers ``fc1`` and ``fc2`` with ``activation_fn`` between them, as in transformers' models."""
     kind = _WITHIN_PRODUCT.get(type(getattr(module, "activation_fn", None)).__name__)
     fc1, fc2 = getattr(module, "fc1", None), getattr(module, "fc2", None)
     if kind is None or not isinstance(fc1, nn.Linear) or not isinstance(fc2, nn.Linear):

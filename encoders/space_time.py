@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from encoders.clip_vip_model import quick_gelu
+from encoders.clip_vip_model import QuickGELU
 
 NORM_EPS = 1e-6
 PRE_NORM_EPS = 1e-5  # CLIP's; the layers are initialised from CLIP, too, but use the other one
@@ -106,14 +106,13 @@ class Perceptron(nn.Module):
 
     def __init__(self, shape: SpaceTimeShape):
         super().__init__()
-        self.quick = shape.quick_gelu
         self.fc1 = nn.Linear(shape.width, 4 * shape.width)
+        self.activation_fn = QuickGELU() if shape.quick_gelu else nn.GELU()
         self.fc2 = nn.Linear(4 * shape.width, shape.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(..., D)`` -> ``(..., D)``."""
-        x = self.fc1(x)
-        return self.fc2(quick_gelu(x) if self.quick else functional.gelu(x))
+        return self.fc2(self.activation_fn(self.fc1(x)))
 
 
 class Block(nn.Module):

@@ -4,7 +4,7 @@ from align.bench import bench
 
 
 def test_an_epoch_is_bound_by_the_heads_not_by_the_feed(capsys):
-    assert bench(clips=512, frames=8, dim=64, batch=128, rounds=2) == 0
+    assert bench(clips=256, frames=8, dim=64, batch=64, rounds=1) == 0
     lines = capsys.readouterr().out.splitlines()
     seconds = {line[:22].strip(): float(line[22:].split()[0]) for line in lines}
     assert set(seconds) == {"epoch", "compute only (limit)", "feed only", "epoch / limit"}

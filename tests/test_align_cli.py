@@ -190,7 +190,7 @@ def test_several_datasets_are_listed(tmp_path):
             RecipeError,
             "all training clips have the same camera",
         ),
-        (AlignConfig(losses=[LossConfig("triplet")]), UnknownNameError, "no loss named 'triplet'.*infonce"),
+        (AlignConfig(losses=[LossConfig("centre")]), UnknownNameError, "no loss named 'centre'.*infonce"),
         (
             AlignConfig(modalities={"skeleton": ModalityConfig(encoder="slowfast"), "inertial": None}),
             Exception,

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from encoders import lavila, load_encoder, space_time
 from encoders.checkpoint import load_strictly
+from encoders.clip_vip_model import QuickGELU
 from encoders.errors import EncoderError, WeightsError
 from encoders.lavila import Lavila, LavilaModel, LavilaShape, TextShape, shape_of
 from encoders.space_time import Block, DividedAttention, SpaceTimeShape, SpaceTimeTransformer, inflated
@@ -69,6 +70,10 @@ def loaded(golden: Golden, folder: Path, weights: dict[str, torch.Tensor] | None
 
 
 @torch.no_grad()
+def _other_gelu(mlp):
+    return nn.GELU() if isinstance(mlp.activation_fn, QuickGELU) else QuickGELU()
+
+
 def has_quick_gelu(golden: Golden) -> bool:
     """The constructor in the JSON does not say; the first layer does."""
     pixels, want = golden.part("input")["image"].transpose(1, 2), golden.part("output")["visual_block0"]
@@ -180,7 +185,7 @@ FAULTS = {
     "eps of the last norm": lambda patch, model: patch.setattr(model.visual.norm, "eps", 1e-5),
     "eps of the text layers": lambda patch, model: wrong_eps(model.transformer, 1e-6, "ln_"),
     "the other GELU in the video tower": lambda patch, model: [
-        patch.setattr(block.mlp, "quick", not block.mlp.quick) for block in model.visual.blocks
+        patch.setattr(block.mlp, "activation_fn", _other_gelu(block.mlp)) for block in model.visual.blocks
     ],
     "GELU in the text tower": lambda patch, model: patch.setattr(lavila, "quick_gelu", functional.gelu),
     "space added to time": lambda patch, model: patch.setattr(Block, "forward", from_time),
