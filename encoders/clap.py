@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from math import ceil, gcd
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ TEXT_TOKENS = 77  # it was trained on texts cut there
 BATCH_WINDOWS = 16  # through the network at once
 # Counts and zeros that transformers makes itself; which of them a file holds depends on what wrote it.
 COUNTS = ("text_model.embeddings.position_ids", "text_model.embeddings.token_type_ids")
-READER_HZ = 16000  # what the reader of sounds gives unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ class ClapLogMel:
     shows the k-th of as many equal parts and what is around it.
 
     Attributes:
-        given_hz: Rate of the samples that it is given.
-        rate_hz: What they are resampled to.
+        rate_hz: Of the samples.
         seconds: Of a window.
         window: Samples of the transform and of its Hann window.
         hop: Samples from one frame to the next.
@@ -55,7 +53,6 @@ class ClapLogMel:
         high_hz: Where the highest one ends.
     """
 
-    given_hz: int = READER_HZ
     rate_hz: int = 48000
     seconds: int = 10
     window: int = 1024
@@ -82,12 +79,7 @@ class ClapLogMel:
         return decibels(np.stack(powers)).astype(np.float32)
 
     def windows(self, samples: np.ndarray) -> list[np.ndarray]:
-        """Samples ``(S,)`` at ``given_hz`` -> windows ``(seconds * rate_hz,)``."""
-        if self.given_hz != self.rate_hz:
-            from scipy.signal import resample_poly
-
-            common = gcd(self.given_hz, self.rate_hz)
-            samples = resample_poly(samples, self.rate_hz // common, self.given_hz // common)
+        """Samples ``(S,)`` -> windows ``(seconds * rate_hz,)``."""
         length = self.seconds * self.rate_hz
         if len(samples) <= length:
             samples = np.tile(samples, length // len(samples))
@@ -147,14 +139,13 @@ class ClapShape:
 class Clap(Pretrained):
     """Sounds -> ``tokens``, one joint-space vector for every ten seconds, and ``embedding``, their mean.
 
-    All vectors are un-normalised. Texts -> ``embedding``. CLAP hears up to 14 kHz, and samples at 16 kHz hold
-    nothing above 8: where the dataset's reader is told ``sample_rate: 48000``, tell the encoder the same.
+    All vectors are un-normalised. Texts -> ``embedding``. CLAP hears up to 14 kHz, so it has the reader give
+    it samples at 48 kHz.
 
     Args:
         weights: A folder that ``save_pretrained`` wrote, or a hub id; the official one if None.
         device: See :class:`Pretrained`.
         modality: See :class:`Pretrained`.
-        sample_rate: Of the samples that the reader gives, in Hz.
         **options: See :class:`Pretrained`.
     """
 
@@ -163,20 +154,18 @@ class Clap(Pretrained):
     cards = {"clap-htsat": Card("laion/clap-htsat-unfused", "github.com/LAION-AI/CLAP", "Apache-2.0")}
     modalities = ("audio", TEXT)
     sampling = {"frames": "all"}
+    reader_options = {"audio": {"sample_rate": ClapLogMel.rate_hz}}
 
     def __init__(
         self,
         weights: str | None = None,
         device: str = "cpu",
         modality: str | None = None,
-        *,
-        sample_rate: int = READER_HZ,
         **options: Any,
     ):
         super().__init__(weights, device, modality, **options)
         shape: ClapShape = self.architecture
-        self.reader_options = {"audio": {"sample_rate": sample_rate}}
-        self.preprocess = ClapLogMel(sample_rate, bins=shape.bins, seconds=shape.seconds)
+        self.preprocess = ClapLogMel(bins=shape.bins, seconds=shape.seconds)
         self.config = self._config()
         if self.path is not None:
             self.preprocess = _published(self.path, self.preprocess, self.name)

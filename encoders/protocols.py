@@ -86,6 +86,8 @@ class Encoder(Protocol):
             where a rest is dropped: the times and the size estimate of a feature rest on it.
         prepared_hz: Optional: the rate of prepared frames, where it is not that of what was read (100 log-mel
             frames a second of a waveform); for the size estimate.
+        reader_options: Optional: reader -> its options, where the encoder needs other than the reader's own
+            (``{"audio": {"sample_rate": 48000}}``); they stand above the dataset's. The space must tell.
     """
 
     name: str

@@ -8,7 +8,7 @@ memory stays bounded whatever the speeds. A clip that fails goes to the ledger, 
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ class _Extraction:
                 self.task.modality,
                 self.task.sampling,
                 prepare,
-                json.loads(one.media["options"] or "{}"),
+                self._options(one.media),
                 one.media["start_seconds"],
                 one.media["end_seconds"],
                 view.crop,
@@ -147,9 +147,13 @@ class _Extraction:
 
     def _beside(self, row: dict[str, Any]) -> Medium:
         """A further file of the clip, for encoders of several modalities."""
-        path, options = str(self.task.root / row["path"]), json.loads(row["options"] or "{}")
-        span = row["start_seconds"], row["end_seconds"]
-        return Medium(row["modality"], path, row["reader"], options, *span)
+        path, span = str(self.task.root / row["path"]), (row["start_seconds"], row["end_seconds"])
+        return Medium(row["modality"], path, row["reader"], self._options(row), *span)
+
+    def _options(self, media: Mapping[str, Any]) -> dict[str, Any]:
+        """A file's reader options: the listing's, and what the encoder needs of that reader."""
+        needed = getattr(self.task.encoder, "reader_options", {}).get(media["reader"], {})
+        return {**json.loads(media["options"] or "{}"), **needed}
 
     def _thumbnail(self, one: Wanted) -> Path | None:
         if one.view or "+" in self.task.modality:

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import yaml
+from extract_toys import contents, extract
+from media_files import write_sound
 
 from encoders import load_encoder
 from encoders.clap import COUNTS, Clap, ClapLogMel
@@ -35,7 +38,7 @@ def _extracted(samples, extractor):
 @pytest.mark.parametrize("seconds", [10.0, 9.9, 3.0, 0.01])
 def test_the_front_end_is_transformers_extractor(seconds):
     samples = _noise(seconds, 48000)
-    got = ClapLogMel(given_hz=48000)(samples, "audio")
+    got = ClapLogMel()(samples, "audio")
     assert got.shape == (1, 1001, 64)
     np.testing.assert_allclose(got[0], _extracted(samples, _extractor()), atol=1e-4)
 
@@ -44,17 +47,17 @@ def test_faults_of_the_front_end_are_caught(monkeypatch):
     samples = _noise(10.0, 48000)
     want = _extracted(samples, _extractor())
     symmetric, pad = np.hanning, np.pad
-    assert np.abs(ClapLogMel(48000, low_hz=0.0)(samples, "audio")[0] - want).max() > 0.1
+    assert np.abs(ClapLogMel(low_hz=0.0)(samples, "audio")[0] - want).max() > 0.1
     with monkeypatch.context() as patch:
         patch.setattr(np, "hanning", lambda size: np.append(symmetric(size - 1), 0))
-        assert np.abs(ClapLogMel(48000)(samples, "audio")[0] - want).max() > 1e-3
+        assert np.abs(ClapLogMel()(samples, "audio")[0] - want).max() > 1e-3
     with monkeypatch.context() as patch:
         patch.setattr(np, "pad", lambda values, width, mode="constant": pad(values, width))
-        assert np.abs(ClapLogMel(48000)(samples, "audio")[0] - want).max() > 0.1
+        assert np.abs(ClapLogMel()(samples, "audio")[0] - want).max() > 0.1
 
 
 def test_a_long_sound_is_windows_from_its_beginning_to_its_end():
-    prepare, samples = ClapLogMel(given_hz=48000), _noise(25.0, 48000)
+    prepare, samples = ClapLogMel(), _noise(25.0, 48000)
     windows = prepare.windows(samples)
     assert len(windows) == 3
     for window, second in zip(windows, (0.0, 7.5, 15.0), strict=True):
@@ -65,19 +68,32 @@ def test_a_long_sound_is_windows_from_its_beginning_to_its_end():
     )
 
 
-def test_samples_at_16_khz_are_resampled():
-    seconds = np.arange(16000 * 10) / 16000
-    tone = np.sin(2 * np.pi * 1000 * seconds)
-    (window,) = ClapLogMel().windows(tone)
-    finer = np.sin(2 * np.pi * 1000 * np.arange(480000) / 48000)
-    np.testing.assert_allclose(window[2000:-2000], finer[2000:-2000], atol=2e-3)
-    frames = ClapLogMel()(tone, "audio")[0]
-    assert frames.shape == (1001, 64) and len(set(frames[5:-5].argmax(1))) == 1
+def test_the_reader_is_asked_for_its_rate(tmp_path):
+    """A tone of 10 kHz in a 44.1 kHz file: at the reader's own 16 kHz nothing of it would be left."""
 
+    def tone(rate):
+        return 0.5 * np.sin(2 * np.pi * 10_000 * np.arange(3 * rate) / rate)
 
-def test_the_rate_is_part_of_the_space():
-    spaces = [load_encoder(NAME, "random", sample_rate=rate).space for rate in (16000, 48000)]
-    assert spaces[0] != spaces[1]
+    write_sound(tmp_path / "tone.wav", tone(44100)[None], rate=44100)
+    (tmp_path / "list.txt").write_text("tone.wav 0\n")
+    config = {
+        "name": "sounds",
+        "adapter": "listing",
+        "root": str(tmp_path),
+        "options": {"file": "list.txt", "modality": "audio"},
+        "modalities": {"audio": {"encoder": NAME, "weights": "random", "options": {"architecture": "tiny"}}},
+    }
+    (tmp_path / "sounds.yaml").write_text(yaml.safe_dump(config))
+    bank = extract(tmp_path / "sounds.yaml", tmp_path / "bank", modality="audio", precision="fp32")
+    stored, _ = contents(bank, "sounds", "audio")["embedding", 0, "tone.wav"]
+    encoder = load_encoder(NAME, "random", modality="audio", architecture="tiny")
+    front = encoder.prepare()
+    heard = encoder.encode(torch.from_numpy(front(tone(48000), "audio"))[None])["embedding"].flatten()
+    silence = encoder.encode(torch.from_numpy(front(1e-4 * tone(48000), "audio"))[None])[
+        "embedding"
+    ].flatten()
+    got = torch.from_numpy(stored.astype(np.float32)).flatten()
+    assert (got - heard).norm() < 0.25 * (silence - heard).norm()
 
 
 def _tokenizer(folder):
@@ -114,7 +130,7 @@ def _encoder(weights, modality="audio", **options):
 
 def test_features_of_sounds_are_transformers_own(folder):
     path, model = folder
-    encoder, samples = _encoder(path, sample_rate=48000), _noise(5.0, 48000)
+    encoder, samples = _encoder(path), _noise(5.0, 48000)
     assert encoder.name == "clap-htsat-tiny"
     prepared = encoder.prepare()(samples, "audio", None, np.zeros(1))
     assert prepared.shape == (3, 201, 16)
@@ -147,7 +163,7 @@ def test_features_of_texts_are_transformers_own(folder):
 
 def test_windows_in_several_batches_are_the_same(folder, monkeypatch):
     encoder = _encoder(folder[0])
-    windows = torch.from_numpy(encoder.prepare()(_noise(9.0, 16000), "audio", None, np.zeros(1)))[None]
+    windows = torch.from_numpy(encoder.prepare()(_noise(9.0, 48000), "audio", None, np.zeros(1)))[None]
     whole = encoder.encode(windows)["tokens"]
     monkeypatch.setattr("encoders.clap.BATCH_WINDOWS", 2)
     torch.testing.assert_close(encoder.encode(windows)["tokens"], whole, rtol=1e-4, atol=1e-5)
@@ -230,7 +246,7 @@ def test_a_configuration_of_defaults_is_the_official_size(folder, tmp_path):
 def test_the_full_size_model():
     encoder = load_encoder(NAME, "random", modality="audio")
     assert encoder.parameters() == 153_492_890  # the official file has 615 MB
-    prepared = encoder.prepare()(_noise(12.0, 16000), "audio", None, np.zeros(1))
+    prepared = encoder.prepare()(_noise(12.0, 48000), "audio", None, np.zeros(1))
     features = encoder.encode(torch.from_numpy(prepared)[None])
     assert features["tokens"].shape == (1, 2, 1, 512) and features["embedding"].shape == (1, 1, 1, 512)
     assert features["tokens"].isfinite().all() and features["tokens"].std() > 0
