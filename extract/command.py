@@ -55,9 +55,9 @@ def execute(request: Request, pool: DecodePool | None = None) -> int:
         FrameBankError, EncoderError: For what is wrong with the request, before anything is extracted.
     """
     request = _checked(request)
-    adapter, config = _dataset(request)
+    adapter, config = find_dataset(request)
     bank = Bank.open(request.bank, create=True)
-    _register(bank, adapter, config, request)
+    register_dataset(bank, adapter, config, request)
     if request.register_only:
         return EXIT_DONE
     keep_freed_memory()
@@ -209,7 +209,7 @@ def _checked(request: Request) -> Request:
     return replace(request, choices=replace(request.choices, device=device))
 
 
-def _dataset(request: Request) -> tuple[Dataset, DatasetConfig]:
+def find_dataset(request: Request) -> tuple[Dataset, DatasetConfig]:
     """The adapter and the configuration; a root that isn't given is the YAML's, then the bank's.
 
     Raises:
@@ -229,7 +229,8 @@ def _known_root(bank: str, dataset: str) -> str | None:
     return next((row["root"] for row in rows if row["name"] == dataset), None)
 
 
-def _register(bank: Bank, adapter: Dataset, config: DatasetConfig, request: Request) -> None:
+def register_dataset(bank: Bank, adapter: Dataset, config: DatasetConfig, request: Request) -> None:
+    """Bring the bank's catalog up to date with what the adapter lists, and say what is new."""
     hashed = None
     if request.register_only:
         hashed = []
