@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import cast
 
 import torch
@@ -64,7 +65,8 @@ class Float32(nn.Module):
 def fast_layers(model: nn.Module) -> Iterator[None]:
     """Exchange the layers' ``forward`` for fast ones, for inference alone, and put them back at the end.
 
-    The weights are read at the start: whoever changes them meanwhile does not change the features.
+    A layer's weights are read at its first use (a text tower is left alone): whoever changes them later does
+    not change the features.
 
     Args:
         model: On the CPU; run it under bfloat16 autocast and in inference mode.
@@ -72,10 +74,10 @@ def fast_layers(model: nn.Module) -> Iterator[None]:
     changed: dict[nn.Module, Forward] = {}
     done: set[nn.Module] = set()  # layers that the one around them computes
     for module in model.modules():
-        forward = None if module in done else _fast(module)
-        if forward is not None:
-            changed[module] = forward
-        if forward is not None or isinstance(module, Float32):
+        make = None if module in done else _fast(module)
+        if make is not None:
+            changed[module] = _at_first_use(make)
+        if make is not None or isinstance(module, Float32):
             done.update(module.modules())
     for module, forward in changed.items():
         module.__dict__["forward"] = forward  # of this object alone; its class keeps its own
@@ -86,27 +88,47 @@ def fast_layers(model: nn.Module) -> Iterator[None]:
             module.__dict__.pop("forward", None)
 
 
-def _fast(module: nn.Module) -> Forward | None:
-    """The fast ``forward`` of a module, or None if it has none."""
+def _at_first_use(make: Callable[[], Forward]) -> Forward:
+    made: list[Forward] = []
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if not made:
+            made.append(make())
+        return made[0](x)
+
+    return forward
+
+
+def _fast(module: nn.Module) -> Callable[[], Forward] | None:
+    """What makes the fast ``forward`` of a module, or None if it has none."""
     if type(module) is nn.Linear:
-        return _linear(module)
+        return partial(_linear, module)
     if type(module) is nn.LayerNorm:
-        return _layer_norm(module)
-    if type(module) in (nn.Conv2d, ConvReLU6):
-        return _convolution(cast(nn.Conv2d, module), torch.bfloat16)
-    if isinstance(module, Float32) and type(module.layer) in (nn.Conv2d, ConvReLU6):
-        return _convolution(cast(nn.Conv2d, module.layer), torch.float32)
-    return _mlp(module)
+        return partial(_layer_norm, module)
+    if isinstance(module, Float32):
+        return _fast_convolution(module.layer, torch.float32)
+    return _fast_convolution(module, torch.bfloat16) or _fast_mlp(module)
 
 
-def _mlp(module: nn.Module) -> Forward | None:
+def _fast_convolution(module: nn.Module, dtype: torch.dtype) -> Callable[[], Forward] | None:
+    if type(module) not in (nn.Conv2d, ConvReLU6):
+        return None
+    layer = cast(nn.Conv2d, module)
+    padded = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return partial(_convolution, layer, dtype) if padded else None
+
+
+def _fast_mlp(module: nn.Module) -> Callable[[], Forward] | None:
     """Linear layers ``fc1`` and ``fc2`` with ``activation_fn`` between them, as in transformers' models."""
     kind = _WITHIN_PRODUCT.get(type(getattr(module, "activation_fn", None)).__name__)
     fc1, fc2 = getattr(module, "fc1", None), getattr(module, "fc2", None)
-    if kind is None or not isinstance(fc1, nn.Linear) or not isinstance(fc2, nn.Linear):
+    if kind is None or type(fc1) is not nn.Linear or type(fc2) is not nn.Linear:
         return None
-    attribute, algorithm, scale = kind
-    first, second = _linear(fc1, scale, scale, attribute, algorithm), _linear(fc2, 1 / scale)
+    return partial(_mlp, fc1, fc2, *kind)
+
+
+def _mlp(fc1: nn.Linear, fc2: nn.Linear, activation: str, algorithm: str | None, scale: float) -> Forward:
+    first, second = _linear(fc1, scale, scale, activation, algorithm), _linear(fc2, 1 / scale)
     return lambda x: second(first(x))
 
 
@@ -137,9 +159,7 @@ def _layer_norm(layer: nn.LayerNorm) -> Forward:
     return forward
 
 
-def _convolution(layer: nn.Conv2d, dtype: torch.dtype) -> Forward | None:
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        return None
+def _convolution(layer: nn.Conv2d, dtype: torch.dtype) -> Forward:
     place = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
     after = ("hardtanh", [0.0, 6.0], "") if isinstance(layer, ConvReLU6) else ("none", [], "")
     with torch.inference_mode(False), torch.no_grad():

@@ -188,7 +188,8 @@ def _print(figures: dict[str, Any]) -> None:
         goal = f" (goal {ratio['goal']:.2f}x): {'reached' if ratio['reached'] else 'MISSED'}"
         print(f"  pipeline: {ratio['value']:.2f}x the speed of {ratio['of']}{goal if ratio['goal'] else ''}")
     print(f"  once a command: {seconds['start']:.1f} s (register, start processes, load weights)")
-    print(f"  peak memory {figures['peak_bytes'] / 1e9:.2f} GB; writing takes {figures['write_share']:.1%}")
+    memory = f"{figures['peak_bytes'] / 1e9:.2f} GB in the main process"
+    print(f"  peak memory {memory}; the writer is busy {figures['write_share']:.1%} of the time")
     _print_left(figures)
 
 
