@@ -190,6 +190,22 @@ def test_better_files_win_unless_a_folder_is_named(tmp_path):
     assert (chosen.path, chosen.reader) == (f"a_rgb_cropped_320x320/{clip}_rgb", "images")
 
 
+def test_folders_of_images_without_a_suffix_are_what_their_parent_says(tmp_path):
+    clip, cropped = "S001C001P001R001A001", "nturgb+d_depth_masked_cropped_320x320"
+    for folder in ("nturgb+d_rgb_frames", "nturgb+d_ir", cropped):
+        touch(tmp_path / folder / clip / "0001.png")
+    media = listed(tmp_path)[clip].media
+    assert [media[name].path for name in ("rgb", "ir")] == [
+        f"nturgb+d_rgb_frames/{clip}",
+        f"nturgb+d_ir/{clip}",
+    ]
+    assert {one.reader for one in media.values()} == {"images"}  # cropped depth has eight bits
+    (tmp_path / "list.txt").write_text(f"None None {cropped}/{clip} None 001\n")
+    assert listed(tmp_path, lists="list.txt")[clip].media["depth"].reader == "images"
+    touch(tmp_path / "nturgb+d_depth_masked" / clip / "MDepth-00000001.png")
+    assert listed(tmp_path)[clip].media["depth"].reader == "depth-png"
+
+
 def test_sixty_actions_of_a_hundred_and_twenty(tmp_path):
     layout(tmp_path, ("S001C001P001R001A001", "S018C001P041R001A061"))
     assert list(listed(tmp_path)) == ["S001C001P001R001A001"]

@@ -11,7 +11,8 @@ from extract.datasets.scan import entries
 MAX_DEPTH = 4  # of folders in folders: archives unpack into folders of their own, often twice
 
 # What follows the clip's name in a file's or folder's name -> modality, reader; better ones first. A folder
-# without suffix is depth (``nturgb+d_depth_masked/S001...``), unless its parent's name says otherwise.
+# without suffix is depth (``nturgb+d_depth_masked/S001...``), unless its parent's name says otherwise
+# (``nturgb+d_rgb_frames/S001...``).
 FILES = {
     "_rgb.avi": ("rgb", "video"),
     "_rgb.mp4": ("rgb", "video"),
@@ -63,12 +64,29 @@ def _candidates(root: Path, folder: str, depth: int) -> Iterator[tuple[str, NTUN
         name = NTUName.find(entry.name)
         if name is not None:
             suffix = entry.name[len(str(name)) :]
-            kind = FILES.get(suffix) if "." in suffix else FOLDERS.get(suffix)
+            kind = FILES.get(suffix) if "." in suffix else _folder_kind(folder, suffix)
             if kind is not None:
                 name.check()
                 yield path, name, suffix, kind
         elif depth < MAX_DEPTH and entry.is_dir():
             yield from _candidates(root, path, depth + 1)
+
+
+def _folder_kind(parent: str, suffix: str) -> tuple[str, str] | None:
+    """(modality, reader) of a folder of images in ``parent``; None for a suffix that is not NTU's."""
+    if suffix not in FOLDERS:
+        return None
+    modality = FOLDERS[suffix][0]
+    if not suffix:
+        told = PurePosixPath(parent).name.lower().removeprefix("nturgb+d").split("_")
+        modality = next((name for name in ("rgb", "ir") if name in told), modality)
+    return modality, _folder_reader(modality, parent)
+
+
+def _folder_reader(modality: str, parent: str) -> str:
+    """CMVRA's scripts stretch depth that they crop to eight bits: those are pictures, no millimetres."""
+    metric = modality.partition(".")[0] == "depth" and "cropped" not in PurePosixPath(parent).name
+    return "depth-png" if metric else "images"
 
 
 def read_lists(root: Path, files: Sequence[str], columns: Sequence[str]) -> tuple[Found, list[NTUName]]:
@@ -127,4 +145,4 @@ def _reader(where: str, modality: str, path: str) -> str:
             return reader
     if os.path.splitext(path)[1]:
         return "video"
-    return "depth-png" if modality.partition(".")[0] == "depth" else "images"
+    return _folder_reader(modality, os.path.dirname(path.rstrip("/")))
