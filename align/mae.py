@@ -271,6 +271,9 @@ def _skeleton(bank: "Bank", config: MaeConfig, dataset: str, protocol: str | Non
     plan = Plan(config, dataset, protocol, clips, _described(encoder, TAHAR, config))
     guess = partial(reconstruct_masked, model, seen="cls and frames")
     task = PoseTask(model, sequences, plan.training, config.share, guess, MIRRORED, config.seed)
+    if config.weights == RANDOM:  # the first guess is the mean pose
+        model.output_layer[0].weight.data.zero_()
+        model.output_layer[0].bias.data.copy_(task.mean)
 
     def weights() -> "dict[str, Tensor]":
         return {name: value for name, value in model.state_dict().items() if name not in learnt}
