@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     LlavaNextConfig,
@@ -72,7 +73,10 @@ def write_llava_next(folder: Path, seed: int = 0, mute: bool = False) -> Path:
 
 
 def as_published_in_2024(folder: Path) -> Path:
-    """The same folder's files as older ones have them: the processor's values apart, a template in JSON."""
+    """The same folder's files as older ones have them: other keys, the processor's values apart."""
+    weights = folder / "model.safetensors"
+    keys = {key: key.replace("vision_tower.", "vision_tower.vision_model.") for key in load_file(weights)}
+    save_file({keys[key]: value for key, value in load_file(weights).items()}, weights, {"format": "pt"})
     values = json.loads((folder / "processor_config.json").read_text())
     (folder / "preprocessor_config.json").write_text(json.dumps(values["image_processor"]))
     template = (folder / "chat_template.jinja").read_text()
