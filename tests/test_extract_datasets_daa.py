@@ -18,6 +18,7 @@ from daa_files import (
     write_poses,
     write_release,
 )
+from media_files import write_video
 
 from extract.datasets import DatasetError, load_dataset
 from extract.datasets.daa import DriveAct
@@ -237,6 +238,15 @@ def test_a_view_that_names_another_activity_is_left_out_of_the_clip(tmp_path):
     assert any(note.startswith("1 clips of ir are left out") for note in adapter.notes())
 
 
+def test_videos_of_another_rate_than_their_annotations_are_noted(tmp_path):
+    """Infrared with every second frame dropped: its annotations still count 30 a second."""
+    write_release(tmp_path, ["kinect_color", "kinect_ir"], [1])
+    assert not any("times as long" in note for note in DriveAct(tmp_path).notes())
+    write_video(tmp_path / "kinect_ir" / "vp1" / f"{DRIVES[1]}.kinect_ir.mp4", 42, 15)
+    notes = DriveAct(tmp_path).notes()
+    assert any("kinect_ir: clips last 2.00 times as long as in kinect_color" in note for note in notes)
+
+
 def test_unknown_activities_are_all_listed(tmp_path):
     write_annotations(tmp_path, "kinect_color")
     for path in (tmp_path / "activities_3s" / "kinect_color").glob("*.csv"):
@@ -283,6 +293,8 @@ def test_nothing_there_says_what_is_expected(tmp_path):
         list(DriveAct(tmp_path).clips())
     with pytest.raises(DatasetError, match="layout is 'zip'; release or cut is accepted"):
         DriveAct(tmp_path, layout="zip")
+    with pytest.raises(DatasetError, match=r"lists is 'train\.txt'; a mapping from part to file"):
+        DriveAct(tmp_path, lists="train.txt")
 
 
 def test_the_yaml(release):

@@ -248,7 +248,10 @@ def test_a_clip_in_two_parts_of_the_lists(tmp_path):
 
 def test_captions_of_cmvra(tmp_path):
     write_cut(tmp_path, ["kinect_color"], touch)
-    rows = [{"clip_id": Path(cut_name("kinect_color", 1, CLIPS[1])).stem, "text": ["a", "b", "a"]}]
+    rows = [
+        {"clip_id": Path(cut_name("kinect_color", 1, CLIPS[1])).stem, "text": ["a", "b", "a"]},
+        {"clip_id": "vp5_run1_2018-05-22-15-32-37_1_1", "text": "ours"},
+    ]
     (tmp_path / "llava.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     clips = clips_of(tmp_path, captions="llava.jsonl", caption_source="llava-v1.6-34b")
     told = {
@@ -256,4 +259,10 @@ def test_captions_of_cmvra(tmp_path):
         for clip_id, clip in clips.items()
         if clip.captions
     }
-    assert told == {"vp1_run1b_2018-05-29-14-02-47_1_0": [("a", "llava-v1.6-34b"), ("b", "llava-v1.6-34b")]}
+    assert told == {
+        "vp1_run1b_2018-05-29-14-02-47_1_0": [("a", "llava-v1.6-34b"), ("b", "llava-v1.6-34b")],
+        "vp5_run1_2018-05-22-15-32-37_1_1": [("ours", "llava-v1.6-34b")],
+    }
+    (tmp_path / "llava.jsonl").write_text(json.dumps({"clip_id": "S001C001P001R001A001", "text": "a"}))
+    with pytest.raises(DatasetError, match=r"llava\.jsonl: 'S001C001P001R001A001' is no clip of Drive&Act"):
+        clips_of(tmp_path, captions="llava.jsonl")

@@ -9,7 +9,7 @@ from extract.datasets.classes import prompt_texts
 from extract.datasets.clips import Caption, Clip, DatasetError, LabelText, Split
 from extract.datasets.daa_clips import Collected, Listed
 from extract.datasets.daa_cut import read_folders, read_lists
-from extract.datasets.daa_names import PARTS, SUBJECTS, ClipName, classes, labels, official_part, parse_cut
+from extract.datasets.daa_names import PARTS, SUBJECTS, ClipName, classes, labels, official_part, parse_clip
 from extract.datasets.daa_release import ANNOTATIONS, Release
 from extract.datasets.ntu import read_captions
 from extract.readers.media import printable
@@ -42,12 +42,13 @@ class DriveAct:
         lists: Part -> CMVRA's list file, relative to ``root``, instead; the parts are protocol ``listed``.
         zero_shot: Folder of the zero-shot class lists, relative to ``root``; by default ``splits`` or
             ``zs-drive_and_act/splits``.
-        captions: A JSONL file of ``{"clip_id", "text": str or list}`` as CMVRA's, relative to ``root``.
+        captions: A JSONL file of ``{"clip_id", "text": str or list}`` relative to ``root``, with our clip ids
+            or CMVRA's (the names of cut files).
         caption_source: What is recorded as these captions' source.
         prompts: Prompt set -> template with ``{label}``, besides ``sentence``.
 
     Raises:
-        DatasetError: For an unknown layout.
+        DatasetError: For an unknown layout, or lists without parts.
     """
 
     name = "daa"
@@ -64,6 +65,8 @@ class DriveAct:
     ):
         if layout not in (None, *LAYOUTS):
             raise DatasetError(f"dataset daa: layout is {layout!r}; {' or '.join(LAYOUTS)} is accepted")
+        if lists is not None and not isinstance(lists, Mapping):
+            raise DatasetError(f"dataset daa: lists is {lists!r}; a mapping from part to file is accepted")
         self._root, self._layout, self._lists = Path(root), layout, lists
         self._zero_shot, self._prompts = zero_shot, prompts
         self._captions, self._caption_source = captions, caption_source
@@ -143,7 +146,7 @@ class DriveAct:
             return {}
         path = self._root / self._captions
         found = read_captions(path, self._caption_source)
-        return {parse_cut(printable(path), key)[0]: texts for key, texts in found.items()}
+        return {parse_clip(printable(path), key): texts for key, texts in found.items()}
 
 
 def _clip(name: ClipName, listed: Listed, names: list[str], captions: tuple[Caption, ...]) -> Clip:

@@ -62,6 +62,7 @@ BY_FOLDER = {folder: view for view in VIEWS for folder in view.folders}
 # The camera's part of a recording's name: kinect_color, ids_1 (inner mirror), ...
 _STREAM = r"(?:\.(?:kinect_\w+?|ids_\d+))?"
 _RECORDING = re.compile(rf"vp(\d+)/([^/]+?){_STREAM}")
+_CLIP = re.compile(r"vp(\d+)_(.+)_(\d+)_(\d+)")
 _CUT = re.compile(rf"(?:(.+)_)?(\d+)_vp(\d+)_(.+?){_STREAM}_(\d+)_(\d+)_(\d+)_(\d+)")
 
 
@@ -117,6 +118,18 @@ def parse_cut(where: str, stem: str) -> tuple[ClipName, str | None]:
             "<activity>_<participant>_vp<participant>_<recording>_<start>_<end>_<annotation>_<chunk> is"
         )
     return ClipName(_participant(where, int(match[2])), match[4], int(match[7]), int(match[8])), match[1]
+
+
+def parse_clip(where: str, text: str) -> ClipName:
+    """From a clip id (``vp1_run1b_2018-05-29-14-02-47_3_0``), or the name of a cut file.
+
+    Raises:
+        DatasetError: If it is neither.
+    """
+    match = _CLIP.fullmatch(text)
+    if match is None:
+        return parse_cut(where, text)[0]
+    return ClipName(_participant(where, int(match[1])), match[2], int(match[3]), int(match[4]))
 
 
 def _participant(where: str, number: int) -> int:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from extract.datasets.annotations import read_table
@@ -37,12 +38,13 @@ COLUMNS = (
 )  # fmt: skip
 POSES = ".openpose.3d.csv"
 EXAMPLE = "vp1/run1b_2018-05-29-14-02-47"
+TOLERATED = 1.2  # ratio of a clip's duration by two cameras: each rounds to its own frames
 
 Files = dict[Recording, str]  # path relative to the root
 
 
 class Row(NamedTuple):
-    """A line of a CSV: the clip's first and last frame (inclusive) in one camera's recordings."""
+    """A line of a CSV: the clip's first and last frame in one camera's recordings (both are in the clip)."""
 
     where: str
     label: int
@@ -83,7 +85,7 @@ class Release:
                 fps = self._fps(counted_by, name.recording)
                 span = row.first / fps, (row.last + 1) / fps
                 collected.add(name, view.modality, row.label, self._media(view, name, span), span)
-        collected.notes += self._absent(reference)
+        collected.notes += [*self._absent(reference), *self._misfits(reference)]
         return collected
 
     @cached_property
@@ -133,6 +135,22 @@ class Release:
                 yield f"{folder}: {len(without)} of {len(drives)} recordings have no file such as {expected}"
             if files and not self._rows[view]:
                 yield f"{folder}: no annotations of its own; {reference.folders[0]}'s are used, in seconds"
+
+    def _misfits(self, reference: View) -> Iterator[str]:
+        """Files with another rate than the annotations count: a clip lasts longer in them than elsewhere."""
+        for view in VIEWS:
+            both = [name for name in self._rows[view] if name in self._rows[reference]]
+            ratios = [self._seconds(view, name) / self._seconds(reference, name) for name in both]
+            ratio = median(ratios) if ratios else 1.0
+            if max(ratio, 1 / ratio) > TOLERATED:
+                yield (
+                    f"{view.folders[0]}: clips last {ratio:.2f} times as long as in {reference.folders[0]}; "
+                    "one of them does not have the frame rate that its annotations count: download it again"
+                )
+
+    def _seconds(self, view: View, name: ClipName) -> float:
+        row = self._rows[view][name]
+        return (row.last + 1 - row.first) / self._fps(view, name.recording)
 
 
 def _suffix(view: View) -> str:
