@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import decord
 import numpy as np
 import torch
 
@@ -29,6 +28,8 @@ def seconds_of_loop(embed: Embed, paths: Sequence[str], out: Path, frames: int) 
 
 
 def _encode(embed: Embed, path: str, out: Path, frames: int) -> None:
+    import decord  # after torch: loaded before, it puts NVBLAS in front of torch's products, which crash
+
     video = decord.VideoReader(path)
     wanted = ((np.arange(frames) + 0.5) * len(video) / frames).astype(int)
     images = video.get_batch(wanted).asnumpy()
