@@ -22,6 +22,7 @@ from media_files import write_video
 
 from extract.datasets import DatasetError, load_dataset
 from extract.datasets.daa import DriveAct
+from extract.datasets.daa_names import official_part
 from extract.readers import load_reader
 from extract.sampling import Sampling
 
@@ -141,12 +142,10 @@ def test_protocols_and_their_sizes(release):
     }
 
 
-def test_every_participant_is_in_one_part_as_officially(tmp_path):
-    """Ten (nine) train, two validate, three test; each of the 15 tests or validates in one split at most."""
+def test_every_participant_is_in_one_part_as_officially():
+    """Ten train, two validate, three test; each of the 15 is held out in exactly one split."""
     held = [who for parts in SPLITS.values() for people in parts.values() for who in people]
     assert sorted(held) == list(range(1, 16)) and len(set(held)) == 15
-    from extract.datasets.daa_names import official_part
-
     for split, parts in SPLITS.items():
         counts = Counter(official_part(split, who) for who in range(1, 16))
         assert counts == {"train": 10, "val": 2, "test": 3}
