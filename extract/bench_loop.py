@@ -96,7 +96,3 @@ def main() -> None:
     given: dict[str, Any] = json.load(sys.stdin)
     embed = LOOPS[given["encoder"]](given["encoder"], given["device"])
     print(seconds_of_loop(embed, given["paths"], Path(given["out"]), given["frames"]))
-
-
-if __name__ == "__main__":
-    main()

@@ -133,7 +133,7 @@ def loop(task: Task, paths: list[Path], out: Path) -> float:
     # The loop has the defaults of its libraries, not what our commands set.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "MKL_"))}
     done = subprocess.run(
-        [sys.executable, "-m", "extract.bench_loop"],
+        [sys.executable, "-c", "from extract.bench_loop import main; main()"],
         input=json.dumps({**given, "out": str(out)}),
         capture_output=True,
         text=True,
