@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -271,3 +274,17 @@ def test_every_reader_has_a_revision_and_names_a_missing_file(name, tmp_path):
     for call in (reader.probe, lambda path, **o: reader.read(path, ALL, **o)):
         with pytest.raises(MissingMediaError, match=r"nothing here: there is no such"):
             call(tmp_path / "nothing here", **options)
+
+
+def test_layers_run_in_a_process_that_has_read_a_video():
+    """decord alone loads CUDA's BLAS, in which torch's layers crash where there is no GPU."""
+    code = """
+from extract.readers import load_reader
+load_reader("video")
+import torch
+print(torch.nn.functional.linear(torch.ones(64, 768), torch.ones(768, 768))[0, 0].item())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "768.0"), done.stderr

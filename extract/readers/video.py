@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import av
-import decord
 import numpy as np
+import torch  # noqa: F401 - before decord, which loads CUDA's BLAS; torch's layers crash in that without a GPU
+
+import decord  # isort: skip
 
 from extract.readers.exact import ExactDecoder
 from extract.readers.media import DamagedMediaError, Frames, MediaInfo, NoFramesError, ReadError, checked_file
