@@ -38,7 +38,7 @@ class MaeError(FrameBankError, ValueError):
     """Masked pre-training of something, or on something, that cannot be."""
 
 
-def mae(bank: str = "bank", resume: str | None = None, **asked: Any) -> int:
+def mae(bank: str = "bank", resume: str | None = None, checkpointing: bool = False, **asked: Any) -> int:
     """Pre-train an encoder on a bank's own clips by hiding most of them and predicting what is hidden.
 
     The dataset has to be registered; only the training part of its protocol is seen. Writes
@@ -58,12 +58,13 @@ def mae(bank: str = "bank", resume: str | None = None, **asked: Any) -> int:
     Args:
         bank: The bank's directory.
         resume: An interrupted run to continue with its very next step: run:<id>, its directory, or `latest`.
+        checkpointing: Compute the activations of OmniMAE's layers again in the backward pass: less memory.
         asked: See MaeConfig.
     """
     from align.pretraining_run import go_on, interrupted, pretrain
     from store.bank import Bank
 
-    config, opened = MaeConfig(**asked), Bank.open(bank)
+    config, opened = MaeConfig(checkpointing=checkpointing, **asked), Bank.open(bank)
     directory = None
     if resume is not None:
         directory, config = interrupted(opened, resume, config)

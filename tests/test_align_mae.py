@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from conftest import ROOT
+from golden_fixtures import manifest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -313,6 +315,17 @@ def test_pre_training_goes_on_from_its_own_file(bank, stack):
     assert prepared.trainer.evaluate()["loss"] == pytest.approx(curve(weights)[-1]["validation_loss"])
 
 
+@pytest.mark.slow
+def test_the_published_size_trains_into_a_file_of_the_official_form(bank):
+    listed = manifest("omnimae_vitb_pretrain")
+    changed = {"architecture": None, "where": "label = 0", "batch": 1, "accumulate": 2, "checkpointing": True}
+    weights = trained(bank, epochs=1, **changed)
+    assert {name: list(value.shape) for name, value in load_file(weights).items()} == listed
+    encoder = load_encoder(OMNIMAE, str(weights), modality="depth")
+    assert encoder.model is not None and encoder.form == "pre-trained"
+    assert np.isfinite(list(curve(weights)[-1].values())).all()
+
+
 # Errors
 
 
@@ -329,6 +342,21 @@ def test_other_checkpoints_are_refused(bank, tmp_path):
     save_file(tuned | {"head.weight": torch.zeros(5, 24), "head.bias": torch.zeros(5)}, tmp_path / "ft.st")
     with pytest.raises(MaeError, match="fine-tuned, without the decoder that predicts pixels"):
         mae(str(bank.path), **(QUICK | {"weights": str(tmp_path / "ft.st")}))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/align/mae").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_recipe_parses(path):
+    run = subprocess.run(
+        [sys.executable, "-m", "align.mae", "--config", str(path), "--print-config"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    resolved = yaml.safe_load(run.stdout)
+    assert yaml.safe_load(path.read_text()).items() <= resolved.items()
 
 
 @pytest.mark.parametrize(
