@@ -48,6 +48,7 @@ def captions(
       python -m extract.captions --dataset ntu --model llava-hf/llava-v1.6-34b-hf     CMVRA's; 70 GB on a GPU
       python -m extract.captions --dataset ntu --model llava-hf/llava-v1.6-mistral-7b-hf --limit 20
       python -m extract.captions --dataset ntu --model FOLDER --positions 1/2 --samples 1 --temperature 0
+      python -m extract.captions ... --device cuda:1 --where "hash(clip_id) % 2 = 1"    half, on another GPU
       python -m extract --dataset ntu --modality text                                   encodes the texts
       python -m extract.captions export --dataset ntu --file captions.jsonl
       python -m extract.captions import --dataset ntu --source llava --file captions.jsonl

@@ -36,6 +36,7 @@ STAGE = "caption"
 PORTION_CLIPS, PORTION_SECONDS = 100, 60.0  # whichever is first
 PATIENCE_SECONDS = 5.0  # for a catalog that another process holds, while there is other work
 JUDGED_AFTER = 20  # clips before a failure rate means something
+OUT_OF_MEMORY = "OutOfMemoryError"  # torch's, which this module does not load
 CUT = 500  # characters of an error that are kept
 
 
@@ -97,6 +98,7 @@ class Describing:
         self.done: list[Captioned] = []
         self.failures: list[dict[str, Any]] = []
         self.added = self.failed = self.texts = self.empty = 0
+        self.batch_frames = plan.batch_frames  # less once the device's memory has turned out too small
         self.errors: Counter[str] = Counter()
         self.seconds = {"decode": 0.0, "describe": 0.0, "write": 0.0}
         self.committed = time.monotonic()
@@ -154,8 +156,8 @@ class Describing:
         self.clips[index] = _Clip(len(values))
         waiting = self.waiting.setdefault(values.shape[1:3], [])
         waiting += [_Frame(index, place, frame) for place, frame in enumerate(values)]
-        while len(waiting) >= self.plan.batch_frames:
-            batch, waiting[:] = waiting[: self.plan.batch_frames], waiting[self.plan.batch_frames :]
+        while len(waiting) >= self.batch_frames:
+            batch, waiting[:] = waiting[: self.batch_frames], waiting[self.batch_frames :]
             self._describe(batch)
         # Videos of many sizes: bounded memory counts for more than full batches.
         if sum(map(len, self.waiting.values())) > 8 * self.plan.batch_frames:
@@ -173,8 +175,11 @@ class Describing:
             for frame, several in zip(batch, texts, strict=True):
                 self._add(frame, several)
         elif len(batch) > 1:
-            self._describe(batch[: len(batch) // 2])
-            self._describe(batch[len(batch) // 2 :])
+            half = len(batch) // 2
+            if error.startswith(OUT_OF_MEMORY):
+                self.batch_frames = min(self.batch_frames, half)
+            self._describe(batch[:half])
+            self._describe(batch[half:])
         else:
             self._fail(batch[0].clip, error)
 

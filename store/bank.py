@@ -110,8 +110,9 @@ class Bank:
         """Add or update a dataset; what is unchanged is not written again.
 
         Clips that are not in ``clips`` stay as they are. For those that are, ``media`` and ``captions``, if
-        given, replace what they had; ``splits`` replace the protocols, ``label_texts`` the prompt sets that
-        they name. Columns: ``store.tables.COLUMNS``; absent optional ones become null.
+        given, replace what they had (generated and imported captions stay); ``splits`` replace the protocols,
+        ``label_texts`` the prompt sets that they name. Columns: ``store.tables.COLUMNS``; absent optional
+        ones become null.
 
         Args:
             dataset: Its name.

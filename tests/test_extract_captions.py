@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from extract_toys import ENVIRONMENT, extract, shared_pool, write_corpus
 from llava_folders import write_llava_next
 from media_files import write_video
 
+from encoders.llava_next import LlavaNext
 from extract.captioning import CaptionRequest, execute
 from extract.captions import main
 from extract.pictures import AtPositions, Pictures
@@ -186,6 +188,42 @@ def test_frames_of_several_sizes_in_one_dataset(caption, tmp_path):
     texts = made(caption(dataset=str(corpus), batch_frames=5))
     assert len(texts) == 3
     assert made(caption(dataset=str(corpus), bank="one", batch_frames=1)) == texts
+
+
+def test_a_device_with_too_little_memory_gets_smaller_batches(caption, monkeypatch):
+    """The fault is made up, what follows is not: the batch is halved once, for all that come."""
+    texts = made(caption())
+    describe, refused = LlavaNext.describe, []
+
+    def small(self, frames, seeds):
+        if len(frames) > 2:
+            refused.append(len(frames))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return describe(self, frames, seeds)
+
+    monkeypatch.setattr(LlavaNext, "describe", small)
+    assert made(caption(bank="small", batch_frames=4)) == texts
+    assert refused == [4]
+
+
+def test_one_bad_frame_costs_only_its_clip(caption, monkeypatch):
+    texts = made(caption())
+    describe = LlavaNext.describe
+
+    def strict(self, frames, seeds):
+        if any(frame[0, 0, 0] == pictured for frame in frames):
+            raise ValueError("this frame cannot be looked at")
+        return describe(self, frames, seeds)
+
+    seen = []
+    monkeypatch.setattr(LlavaNext, "describe", lambda self, f, s: seen.extend(f) or describe(self, f, s))
+    caption(bank="look", where="clip_id = 'c001'")
+    pictured = seen[0][0, 0, 0]
+    monkeypatch.setattr(LlavaNext, "describe", strict)
+    bank = caption(1, bank="bad", batch_frames=5, max_failures=1.0)
+    assert made(bank) == {clip: several for clip, several in texts.items() if clip != "c001"}
+    (failure,) = bank.failures().to_pylist()
+    assert failure["error"] == "ValueError: this frame cannot be looked at"
 
 
 # Files
