@@ -24,8 +24,6 @@ from encoders.clip_checkpoints import ARCHITECTURES, FAMILIES, TINY_SIZES, card,
 from encoders.clip_tokenizer import clip_tokenizer
 from encoders.errors import EncoderError, WeightsError
 from encoders.openai_clip import clip_config, to_transformers
-from encoders.preprocess import CLIP_MEAN as CLIP_MEAN
-from encoders.preprocess import CLIP_STD as CLIP_STD
 from encoders.pretrained import TINY, Card, Pretrained
 from encoders.protocols import Field
 from encoders.text import encode_in_buckets

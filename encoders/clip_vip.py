@@ -11,22 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from encoders.clip import CLIP_MEAN, CLIP_STD
 from encoders.clip_tokenizer import clip_tokenizer
 from encoders.clip_vip_model import VideoShape, VideoTower
 from encoders.errors import EncoderError
 from encoders.prenormalize import JOINTS, PrepareBody
-from encoders.preprocess import ImagePreprocess
-from encoders.pretrained import OFFICIAL, Card, Pretrained
-from encoders.protocols import CropBox, Field
+from encoders.preprocess import CLIP_MEAN, CLIP_STD, CmvraImages, ImagePreprocess
+from encoders.pretrained import CMVRA, OFFICIAL, Card, Pretrained
+from encoders.protocols import Field
 from encoders.text import encode_in_buckets
 from encoders.tokens import token_fields
 
-CMVRA = "cmvra"
 TEXT, SKELETON = "text", "skeleton"
 OFFICIAL_PREFIX = "clipmodel."
 # int64 tables of 0, 1, 2... that the official files carry and nothing reads.
@@ -107,27 +104,6 @@ def _text_tower(shape: TextShape) -> nn.Module:
             eos_token_id=2,  # transformers' sign for CLIP's own rule: the first largest id is the end
         )
     )
-
-
-@dataclass(frozen=True)
-class CmvraImages(ImagePreprocess):
-    """CMVRA's images: 16-bit depth is cut off at 255, as its image library did; the rest is as usual."""
-
-    def __call__(
-        self,
-        values: np.ndarray,
-        modality: str,
-        crop: CropBox | None = None,
-        times_seconds: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """As :class:`ImagePreprocess`."""
-        if values.dtype == np.uint16:
-            values = np.minimum(values, 255).astype(np.uint8)
-        return super().__call__(values, modality, crop, times_seconds)
-
-    def space(self) -> dict[str, Any]:
-        """As :class:`ImagePreprocess`."""
-        return {**super().space(), "depth_range_mm": None, "depth_saturates_at": 255}
 
 
 class ClipVip(Pretrained):

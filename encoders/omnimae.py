@@ -15,10 +15,9 @@ from typing import Any
 import torch
 
 from encoders.checkpoint import read_tensors
-from encoders.clip_vip import CMVRA, CmvraImages
 from encoders.omnimae_model import BlockShape, OmniMaeModel, OmniMaeShape
-from encoders.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
-from encoders.pretrained import OFFICIAL, Card, Pretrained
+from encoders.preprocess import CLIP_MEAN, CLIP_STD, CmvraImages, ImagePreprocess
+from encoders.pretrained import CMVRA, OFFICIAL, Card, Pretrained
 from encoders.protocols import Field
 from encoders.tokens import token_fields
 

@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from encoders.clip_vip import CMVRA, CmvraImages
 from encoders.depth import DepthCamera, Disparity, PicturedDepth, depth_camera
 from encoders.errors import EncoderError
-from encoders.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
-from encoders.pretrained import OFFICIAL, Card, Pretrained
+from encoders.preprocess import CLIP_MEAN, CLIP_STD, CmvraImages, ImagePreprocess
+from encoders.pretrained import CMVRA, OFFICIAL, Card, Pretrained
 from encoders.protocols import CropBox, Field
 from encoders.swin3d import Size, Swin3D
 from encoders.tokens import token_fields

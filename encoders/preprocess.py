@@ -138,3 +138,24 @@ def _cut(images: torch.Tensor, crop: CropBox | None) -> torch.Tensor:
     rows, columns = max(1, round(crop.height * height)), max(1, round(crop.width * width))
     images = images[..., top : top + rows, left : left + columns]
     return images.flip(-1) if crop.flip else images
+
+
+@dataclass(frozen=True)
+class CmvraImages(ImagePreprocess):
+    """CMVRA's images: 16-bit depth is cut off at 255, as its image library did; the rest is as usual."""
+
+    def __call__(
+        self,
+        values: np.ndarray,
+        modality: str,
+        crop: CropBox | None = None,
+        times_seconds: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """As :class:`ImagePreprocess`."""
+        if values.dtype == np.uint16:
+            values = np.minimum(values, 255).astype(np.uint8)
+        return super().__call__(values, modality, crop, times_seconds)
+
+    def space(self) -> dict[str, Any]:
+        """As :class:`ImagePreprocess`."""
+        return {**super().space(), "depth_range_mm": None, "depth_saturates_at": 255}

@@ -22,6 +22,7 @@ from encoders.weights import RANDOM
 
 TINY = "tiny"
 OFFICIAL = "official"
+CMVRA = "cmvra"
 
 
 @dataclass(frozen=True)

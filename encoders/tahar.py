@@ -11,12 +11,11 @@ from typing import Any
 import torch
 
 from encoders.prenormalize import PrepareBody
-from encoders.pretrained import OFFICIAL, Card, Pretrained
+from encoders.pretrained import CMVRA, OFFICIAL, Card, Pretrained
 from encoders.protocols import Field
 from encoders.tahar_model import TaharModel, TaharShape
 from encoders.tokens import token_fields
 
-CMVRA = "cmvra"
 CMVRA_FRAMES = 90  # shorter clips are padded to it there by their last frame
 # int64 tables of 0, 1, 2... that the official file carries and nothing reads.
 POSITION_IDS = ("enc_pe.position_ids", "dec_pe.position_ids")
