@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,11 @@ class Prompts:
     classes: np.ndarray
     vectors: np.ndarray
 
+    def among(self, labels: Sequence[int]) -> "Prompts":
+        """Only these classes."""
+        kept = np.isin(self.classes, labels)
+        return Prompts(self.name, self.classes[kept], self.vectors[kept])
+
 
 def zero_shot(
     bank: str = "bank",
@@ -40,6 +45,7 @@ def zero_shot(
     checkpoint: str | None = None,
     part: str = "test",
     prompt_set: str | None = None,
+    classes: Literal["all", "part"] = "all",
     encoders: dict[str, str] | None = None,
     fields: dict[str, str] | None = None,
 ) -> int:
@@ -56,6 +62,8 @@ def zero_shot(
         checkpoint: run:<id>, a directory or `latest` (several with commas are averaged) that aligned text.
         part: Part to score.
         prompt_set: Score only this one; None: each, and their average.
+        classes: Between which to choose: `all` of the dataset's, or those that the `part` has (its unseen
+            ones, in a zero-shot protocol such as Drive&Act's zs0).
         encoders: Modality -> feature set, where there are several.
         fields: Modality -> field of that set.
     """
@@ -66,6 +74,9 @@ def zero_shot(
     first = sources[0]
     asked |= {"dataset": first.dataset, "protocol": first.protocol}
     sets = [prompts(source, prompt_set) for source in sources]
+    if classes == "part":
+        there = part_classes(first, part)
+        sets = [[one.among(there) for one in several] for several in sets]
     rows: list[dict[str, Any]] = []
     matrices: list[dict[str, Any]] = []
     with first.bank.record_run("evaluate zero-shot", asked) as run:
@@ -108,6 +119,25 @@ def prompts(source: Source, prompt_set: str | None = None) -> list[Prompts]:
         return single
     every = [(label, row) for one in single for label, row in zip(one.classes, one.vectors, strict=True)]
     return [*single, averaged(ALL_SETS, every)]
+
+
+def part_classes(source: Source, part: str) -> list[int]:
+    """The labels of a part's clips.
+
+    Raises:
+        EvaluateError: If there is no protocol, or none of its clips has a label.
+    """
+    query = """
+        SELECT DISTINCT label FROM splits JOIN clips USING (dataset, clip_id)
+        WHERE dataset = ? AND protocol = ? AND part = ? AND label >= 0 ORDER BY label
+    """
+    found: list[int] = source.bank.sql(query, [source.dataset, source.protocol, part])["label"].to_pylist()
+    if not found:
+        raise EvaluateError(
+            f"zero-shot: --classes part, but {source.protocol or 'no protocol'} {part} has no labelled clip; "
+            "use --classes all"
+        )
+    return found
 
 
 def class_means(name: str, pairs: Sequence[tuple[int, str]], vectors: Mapping[str, np.ndarray]) -> Prompts:

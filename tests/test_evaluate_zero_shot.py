@@ -97,6 +97,24 @@ def test_aligned_equals_naive(toy) -> None:
     assert np.trace(entry["matrix"]) == pytest.approx(np.sum(guess == selection.labels))
 
 
+def test_unseen_classes_are_told_apart_among_themselves(tmp_path, capsys) -> None:
+    """A zero-shot protocol: two of the four classes are in the part, and chance is one half."""
+    import pyarrow as pa
+
+    bank = joint_bank(tmp_path / "bank")
+    clips = bank.sql("SELECT clip_id, label FROM clips ORDER BY clip_id")
+    labels = np.array(clips["label"].to_pylist())
+    parts = pa.array(np.where(np.isin(labels, [1, 3]), "test", "train"))
+    splits = pa.table({"protocol": ["zs0"] * len(clips), "clip_id": clips["clip_id"], "part": parts})
+    bank.register("joint", clips=bank.sql("SELECT clip_id, label, label_name FROM clips"), splits=splits)
+    for classes, chance in (("all", 0.25), ("part", 0.5)):
+        zero_shot(str(bank.path), protocol="zs0", classes=classes)
+        rows = [row for row in metrics_of(bank, "evaluate zero-shot") if row["name"] == "zero-shot/accuracy"]
+        assert {row["detail"]["chance"] for row in rows} == {chance} and rows[0]["n"] == 20
+    with pytest.raises(EvaluateError, match="zs0 val has no labelled clip; use --classes all"):
+        zero_shot(str(bank.path), protocol="zs0", part="val", classes="part")
+
+
 def test_supervision_by_the_class_names_is_said_aloud(toy, capsys) -> None:
     bank, checkpoint = toy
     zero_shot(str(bank.path), checkpoint=checkpoint, modalities="depth")
