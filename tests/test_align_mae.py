@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from align.run import ResumeError
 from align.train import TrainingError
 from encoders import load_encoder
 from encoders.errors import WeightsError
+from encoders.omnimae import OmniMae
+from encoders.omnimae_model import OmniMaeModel
 from extract.command import Request, execute
 from extract.datasets.config import parse_modalities
 from extract.datasets.synthetic import generate
@@ -306,6 +309,18 @@ def test_extraction_loads_the_file_strictly_into_a_feature_set_of_its_own(bank, 
     assert len(one) == CLIPS and not np.allclose(one, other, atol=1e-2)
 
 
+def test_the_note_beside_the_file_says_how_to_extract_with_it(bank):
+    weights = trained(bank, epochs=1, preset="cmvra", mask=0.8)
+    told = json.loads(weights.with_suffix(".json").read_text())
+    command = (
+        "python -m extract --dataset synthetic --modality depth --encoder omnimae-vit-b"
+        f" --weights {weights} --bank {bank.path} --preset cmvra"
+    )
+    assert told["extract"] == command
+    assert told["mask"] == 0.8 and told["encoder"]["initial"] == "random"
+    assert told["final"]["epoch"] == 1 and told["training"]["rows_sha256"]
+
+
 def test_pre_training_goes_on_from_its_own_file(bank, stack):
     weights = trained(bank)
     prepared = prepare(bank, config(weights=str(weights)), stack)
@@ -330,16 +345,16 @@ def test_the_published_size_trains_into_a_file_of_the_official_form(bank):
 
 
 def test_other_checkpoints_are_refused(bank, tmp_path):
-    weights = trained(bank, epochs=1)
-    with pytest.raises(WeightsError, match="omnimae-vit-b"):
-        mae(str(bank.path), **(QUICK | {"weights": str(weights), "architecture": None}))
+    shape = OmniMae.tiny
+    wider = OmniMaeModel(replace(shape, encoder=replace(shape.encoder, width=32))).state_dict()
+    save_file(wider, tmp_path / "wider.safetensors")
+    with pytest.raises(WeightsError, match="wider.safetensors"):
+        mae(str(bank.path), **(QUICK | {"weights": str(tmp_path / "wider.safetensors")}))
     tahar = load_encoder("tahar", "random", architecture="tiny").model.state_dict()
     save_file(tahar, tmp_path / "tahar.safetensors")
     with pytest.raises(WeightsError, match="TAHAR"):
         mae(str(bank.path), **(QUICK | {"weights": str(tmp_path / "tahar.safetensors")}))
-    tuned = {name: value for name, value in load_file(weights).items() if "decoder" not in name}
-    tuned = {name: value for name, value in tuned.items() if not name.startswith(("head", "trunk.mask"))}
-    save_file(tuned | {"head.weight": torch.zeros(5, 24), "head.bias": torch.zeros(5)}, tmp_path / "ft.st")
+    save_file(OmniMaeModel(replace(shape, decoder=None, classes=5)).state_dict(), tmp_path / "ft.st")
     with pytest.raises(MaeError, match="fine-tuned, without the decoder that predicts pixels"):
         mae(str(bank.path), **(QUICK | {"weights": str(tmp_path / "ft.st")}))
 
