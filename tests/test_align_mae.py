@@ -348,7 +348,7 @@ def test_other_checkpoints_are_refused(bank, tmp_path):
     shape = OmniMae.tiny
     wider = OmniMaeModel(replace(shape, encoder=replace(shape.encoder, width=32))).state_dict()
     save_file(wider, tmp_path / "wider.safetensors")
-    with pytest.raises(WeightsError, match="wider.safetensors"):
+    with pytest.raises(WeightsError, match=r"wider\.safetensors"):
         mae(str(bank.path), **(QUICK | {"weights": str(tmp_path / "wider.safetensors")}))
     tahar = load_encoder("tahar", "random", architecture="tiny").model.state_dict()
     save_file(tahar, tmp_path / "tahar.safetensors")

@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from golden_fixtures import manifest
+from safetensors.torch import load_file
 from torch import nn
 
 from align.mae import mae, prepare
@@ -17,6 +19,7 @@ from align.recipe import RecipeError
 from align.train import TrainingError
 from encoders import load_encoder
 from encoders.prenormalize import MIRRORED
+from encoders.tahar import POSITION_IDS
 from store.bank import Bank
 from store.spec import FeatureSpec, FieldSpec
 
@@ -185,6 +188,19 @@ def test_pre_training_learns_and_its_file_is_tahar_s(bank):
         assert prepared.record["encoder"]["initial"] != "random"
         start = prepared.trainer.evaluate()["loss"]
     assert start < 0.9 * curve[-1]["validation_mean"]  # goes on from there, with a new mask token
+
+
+@pytest.mark.slow
+def test_the_published_size_trains_into_a_file_of_the_official_form(bank):
+    with ExitStack() as stack:
+        prepared = prepare(
+            bank, MaeConfig(dataset="toy", epochs=1, **(CONFIG | {"architecture": None})), stack
+        )
+        path = pretrain(bank, prepared)
+    listed = {name: shape for name, shape in manifest("tahar_ntu").items() if name not in POSITION_IDS}
+    assert {name: list(value.shape) for name, value in load_file(path).items()} == listed
+    encoder = load_encoder("tahar", str(path), modality="skeleton")
+    assert encoder.encode(torch.from_numpy(waving(0, 12))[None])["embedding"].shape == (1, 1, 1, 512)
 
 
 def test_held_out_subjects_are_never_seen(bank):
