@@ -195,7 +195,7 @@ def _reader_revisions(bank: Bank, dataset: str, modality: str) -> dict[str, int]
 
 def _nothing_to_do(bank: Bank, owner: FeatureSet, where: str | None) -> str:
     sql = (
-        "SELECT count(*) AS n FROM (SELECT * FROM clips WHERE dataset = $dataset) JOIN media USING"
+        "SELECT count(*) AS n FROM (SELECT * FROM clips WHERE dataset = $dataset) JOIN sources USING"
         f" (dataset, clip_id) WHERE modality = $modality AND ({where or 'true'})"
     )
     clips = bank.sql(sql, {"dataset": owner.dataset, "modality": owner.modality})["n"][0].as_py()

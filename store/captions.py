@@ -30,8 +30,10 @@ FROM (
 ) a
 JOIN media m ON m.dataset = $dataset AND m.modality = $modality AND m.clip_id = a.clip_id
 LEFT JOIN captioned k ON k.dataset = $dataset AND k.clip_id = m.clip_id AND k.source = $source
+LEFT JOIN failures x ON x.dataset = $dataset AND x.modality = $modality AND x.feature_set = $source
+    AND x.clip_id = m.clip_id
 WHERE k.clip_id IS NULL OR k.media_key IS DISTINCT FROM m.media_key
-ORDER BY m.clip_id
+ORDER BY x.clip_id IS NOT NULL, m.clip_id
 """
 _TEXTS = """
 SELECT clip_id, list(text ORDER BY text) AS text FROM captions JOIN texts USING (text_id)
@@ -67,7 +69,7 @@ class Captioned:
 def missing_captions(
     catalog: Catalog, dataset: str, modality: str, source: str, where: str | None = None
 ) -> pa.Table:
-    """The clips that lack captions of a source, with how to read their media; sorted by clip.
+    """The clips that lack captions of a source, with how to read their media; those that failed come last.
 
     Args:
         catalog: The bank's.

@@ -108,6 +108,10 @@ def test_every_clip_is_described_once_and_then_nothing_is_missing(caption, capsy
     caption()
     assert f"nothing is missing: all {CLIPS} clips of toy/rgb llava-next@" in capsys.readouterr().out
     assert made(bank) == texts and len(bank.sql("SELECT * FROM runs")) == 1
+    caption(where="start_seconds IS NULL AND subject = '2'")
+    assert "nothing is missing: all 1 clips of toy/rgb" in capsys.readouterr().out
+    caption(where="subject = 'nobody'")
+    assert "no clip of toy/rgb fits --where" in capsys.readouterr().out
 
 
 def test_texts_do_not_depend_on_batches_limits_and_order(caption):

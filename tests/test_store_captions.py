@@ -86,6 +86,9 @@ def test_failures_are_counted_and_end_with_success(tmp_path):
         ("clip 002", "caption", 2),
     ]
     assert missing(bank) == ["clip 001", "clip 002"]  # they are tried again
+    commit_captions(bank.catalog, OWNER, [], failed("clip 001"))
+    bank.register(DATASET, clips=toy.clips(4), media=toy.media(4))
+    assert missing(bank) == ["clip 003", "clip 001", "clip 002"]  # after what was never tried
     commit_captions(bank.catalog, OWNER, described(bank, "clip 002"), NONE)
     assert bank.failures()["clip_id"].to_pylist() == ["clip 001"]
 
