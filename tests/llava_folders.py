@@ -20,6 +20,7 @@ WORDS = (
 )
 WORDS += "hand foot cup hat door chair on in near and then looks up down . ? : user assistant what is done"
 GRID = [[28, 56], [56, 28], [56, 56]]
+OFFICIAL_GRID = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }} : {% for part in message.content %}"
     "{% if part.type == 'image' %}<image> {% else %}{{ part.text }} {% endif %}{% endfor %}{% endfor %}"
@@ -42,19 +43,23 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def write_llava_next(folder: Path, seed: int = 0, mute: bool = False) -> Path:
-    """A model that says other words about other pictures; a mute one ends before its first word."""
+def write_llava_next(folder: Path, seed: int = 0, mute: bool = False, official_size: bool = False) -> Path:
+    """A model that says other words about other pictures; a mute one ends before its first word.
+
+    Of the official size it is as narrow, but looks at pictures as the published ones do.
+    """
+    side, grid = (336, OFFICIAL_GRID) if official_size else (28, GRID)
     words = tokenizer()
     text = {
         **{"model_type": "llama", "num_key_value_heads": 2, "vocab_size": len(words)},
-        **{"max_position_embeddings": 512, "eos_token_id": 0, "bos_token_id": 1, "pad_token_id": 0},
+        **{"max_position_embeddings": 4096, "eos_token_id": 0, "bos_token_id": 1, "pad_token_id": 0},
     }
-    vision = {"model_type": "clip_vision_model", "image_size": 28, "patch_size": 14, "projection_dim": 16}
+    vision = {"model_type": "clip_vision_model", "image_size": side, "patch_size": 14, "projection_dim": 16}
     config = LlavaNextConfig(
         vision_config=WIDTHS | vision,
         text_config=WIDTHS | text,
         image_token_index=words.image_token_id,
-        image_grid_pinpoints=GRID,
+        image_grid_pinpoints=grid,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -63,7 +68,7 @@ def write_llava_next(folder: Path, seed: int = 0, mute: bool = False) -> Path:
         torch.nn.init.zeros_(model.model.language_model.norm.weight)
     model.save_pretrained(folder)
     pixels = LlavaNextImageProcessorPil(
-        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=GRID
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_grid_pinpoints=grid
     )
     LlavaNextProcessor(
         **{"image_processor": pixels, "tokenizer": words, "patch_size": 14, "chat_template": TEMPLATE},

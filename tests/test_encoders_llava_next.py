@@ -142,6 +142,14 @@ def test_bf16_halves_the_weights_and_still_speaks(folder):
     assert any(text for several in model.describe(pictures(3), [[1, 2]] * 3) for text in several)
 
 
+@pytest.mark.slow
+def test_pictures_of_the_datasets_sizes_fit_the_official_geometry(tmp_path):
+    """Tiles of 336 pixels: the prompt has as many picture tokens as the model has features, at any size."""
+    model = loaded(write_llava_next(tmp_path / "wide", official_size=True), max_new_tokens=2)
+    for size in [(1080, 1920), (424, 512), (240, 320), (1024, 1280), (720, 1280), (288, 352), (333, 97)]:
+        assert len(model.describe(pictures(2, size), [[1, 2], [3, 4]])) == 2, size
+
+
 # Folders
 
 
