@@ -233,7 +233,7 @@ class ClipTask:
         if self.model.training:
             batch = batch.repeat_interleave(self.config.repeat, 0)
         shape = self.model.trunk.shape
-        mask = random_mask(len(batch), shape.grid, self.config.share, generator).to(batch.device)
+        mask = random_mask(len(batch), shape.grid, self.config.mask, generator).to(batch.device)
         pixels = self.encoder.preprocess.normalise(batch).transpose(1, 2)
         colours = (batch.float() / 255).expand(-1, -1, 3, -1, -1).transpose(1, 2)
         target = normalised_patches(patchify(colours, shape.patch))
@@ -271,7 +271,7 @@ def _skeleton(bank: "Bank", config: MaeConfig, dataset: str, protocol: str | Non
     }
     plan = Plan(config, dataset, protocol, clips, _described(encoder, TAHAR, config))
     guess = partial(reconstruct_masked, model, seen="cls and frames")
-    task = PoseTask(model, sequences, plan.training, config.share, guess, MIRRORED, config.seed)
+    task = PoseTask(model, sequences, plan.training, config.mask, guess, MIRRORED, config.seed)
     if config.weights == RANDOM:  # the first guess is the mean pose
         model.output_layer[0].weight.data.zero_()
         model.output_layer[0].bias.data.copy_(task.mean)

@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 SKELETON = "skeleton"
 VIDEO = ("rgb", "ir", "depth")
-SHARES = {SKELETON: 0.75}  # hidden; of video OMNIMAE_SHARE
-OMNIMAE_SHARE = 0.9
 
 
 @dataclass
@@ -25,8 +23,7 @@ class MaeConfig:
         protocol: Split whose training part is used; None: the only one, or cross-subject; `none`: all clips.
         part: Part of the protocol.
         where: SQL condition on the clips (columns of `clips`), e.g. "camera = '1'".
-        mask: Share of the patches (or frames) that is hidden; None: 0.9 of a video's patches (CMVRA took
-            0.8), 0.75 of a skeleton's frames.
+        mask: Share of a video's patches (CMVRA took 0.8), or of a skeleton's frames, that is hidden.
         held_out: Share of the training clips on which the loss is only watched: whole subjects if there are
             at least 5. 0: none.
         epochs: Passes over the training clips.
@@ -56,7 +53,7 @@ class MaeConfig:
     protocol: str | None = None
     part: str = "train"
     where: str | None = None
-    mask: float | None = None
+    mask: float = 0.9
     held_out: float = 0.1
     epochs: int = 100
     batch: int = 8
@@ -75,11 +72,6 @@ class MaeConfig:
     timeout_seconds: float = 60.0
     checkpoint_seconds: float = 120.0
     seed: int = 0
-
-    @property
-    def share(self) -> float:
-        """Of the patches or frames, hidden."""
-        return self.mask if self.mask is not None else SHARES.get(self.modality, OMNIMAE_SHARE)
 
     def as_json(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers: what runs keep."""

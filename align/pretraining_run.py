@@ -97,7 +97,7 @@ class Plan:
             "protocol": self.protocol,
             "modality": config.modality,
             "encoder": self.encoder,
-            "mask": config.share,
+            "mask": config.mask,
             "supervision": [],
             "training": {
                 "part": config.part if self.protocol else None,

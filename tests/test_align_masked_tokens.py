@@ -26,6 +26,7 @@ from store.spec import FeatureSpec, FieldSpec
 SUBJECTS = 6
 CONFIG = {
     "modality": "skeleton",
+    "mask": 0.75,
     "weights": "random",
     "architecture": "tiny",
     "device": "cpu",
