@@ -38,10 +38,13 @@ class TextConfig:
         source: `captions`, `labels` (texts of the clip's class: supervised), or None: captions if the dataset
             has any, else labels.
         prompt_set: Which label texts; None: all sets.
+        caption_source: Which captions, by the name in the table `captions` (`llava-next@...` for those that
+            `python -m extract.captions` wrote). None: the dataset's own; generated ones if it has none.
     """
 
     source: Literal["captions", "labels"] | None = None
     prompt_set: str | None = None
+    caption_source: str | None = None
 
 
 @dataclass

@@ -187,12 +187,9 @@ def resolve_text(
     Raises:
         RecipeError: If the dataset has no such texts.
     """
-    captions = _grouped(
-        bank.sql(
-            "SELECT clip_id, text_id FROM captions WHERE dataset = ? ORDER BY ALL", [dataset]
-        ).to_pydict()
-    )
-    source = config.source or ("captions" if captions else "labels")
+    own, every = (_captions(bank, dataset, config.caption_source, generated) for generated in (False, True))
+    source = config.source or ("captions" if own or config.caption_source else "labels")
+    captions = own or every
     if source == "captions" and captions:
         return source, captions
     query = (
@@ -204,9 +201,21 @@ def resolve_text(
     sets = bank.sql("SELECT DISTINCT prompt_set FROM label_texts WHERE dataset = ?", [dataset])
     names = ", ".join(sets.column("prompt_set").to_pylist()) or "none"
     raise RecipeError(
-        f"{dataset}: no texts for --text.source {source}, --text.prompt_set {config.prompt_set}; "
-        f"it has {len(captions)} captioned clips and the prompt sets: {names}"
+        f"{dataset}: no texts for --text.source {source}, --text.caption_source {config.caption_source}, "
+        f"--text.prompt_set {config.prompt_set}; it has {len(captions)} captioned clips and the prompt sets: "
+        f"{names}"
     )
+
+
+def _captions(bank: "Bank", dataset: str, source: str | None, generated: bool) -> dict[str, list[str]]:
+    """Text ids of each captioned clip: of one source, or of all; ``generated`` ones only if told."""
+    query = """
+        SELECT DISTINCT clip_id, text_id FROM captions WHERE dataset = $1 AND ($2 IS NULL OR source = $2)
+        AND ($3 OR coalesce(source, '') NOT IN (SELECT source FROM captioned WHERE dataset = $1))
+        ORDER BY ALL
+    """
+    chosen = bank.sql(query, [dataset, source, generated or source is not None])
+    return _grouped(chosen.to_pydict())
 
 
 def supervision(text_source: str | None, losses: list[LossConfig]) -> list[str]:

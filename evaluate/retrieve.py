@@ -23,6 +23,7 @@ def retrieve(
     checkpoint: str | None = None,
     part: str = "test",
     prompt_set: str | None = None,
+    caption_source: str | None = None,
     other_clips_only: bool = False,
     encoders: dict[str, str] | None = None,
     fields: dict[str, str] | None = None,
@@ -47,6 +48,8 @@ def retrieve(
             which are comparable within a modality and within an encoder's joint space.
         part: Part to search.
         prompt_set: Which class texts stand for `text` with `--by label`; None: all.
+        caption_source: Whose captions stand for `text` with `--by clip`, by the name in the table `captions`;
+            None: those that the dataset's protocol counts, never generated ones.
         other_clips_only: With `--by label`, do not count the query's own clip in another modality.
         encoders: Modality -> feature set, where there are several.
         fields: Modality -> field of that set.
@@ -68,8 +71,10 @@ def retrieve(
     sources = open_sources(bank, dataset, protocol, checkpoint, part, encoders, fields, pool)
     first = sources[0]
     asked |= {"dataset": first.dataset, "protocol": first.protocol}
-    galleries = [load_sides(source, query, gallery, by, part, prompt_set) for source in sources]
-    captions = first.captions(clip_items(galleries[0]), part) if by == "clip" else {}
+    galleries = [
+        load_sides(source, query, gallery, by, part, prompt_set, caption_source) for source in sources
+    ]
+    captions = first.captions(clip_items(galleries[0]), part, caption_source) if by == "clip" else {}
     pairs = directions(first, galleries[0], query, gallery, by)
     rows, examples, others = [], [], []
     with first.bank.record_run("evaluate retrieve", asked) as run:
@@ -78,7 +83,7 @@ def retrieve(
             searches = [
                 search(sides[one], sides[other], by, captions, other_clips_only) for sides in galleries
             ]
-            complete = complete_queries(first, one, part) if missing == "miss" else None
+            complete = complete_queries(first, one, part, caption_source) if missing == "miss" else None
             found = outcome(sources, searches, Options(by, index, complete, convention, rescore))
             for score in found.scores:
                 score.record(run, "retrieve")
@@ -97,7 +102,13 @@ def retrieve(
 
 
 def load_sides(
-    source: Source, query: str | None, gallery: str | None, by: By, part: str, prompt_set: str | None
+    source: Source,
+    query: str | None,
+    gallery: str | None,
+    by: By,
+    part: str,
+    prompt_set: str | None,
+    caption_source: str | None = None,
 ) -> "dict[str, Side]":
     """Modality -> side, for all that ask or are searched; ``text`` only where it has vectors and texts."""
     from evaluate.sides import caption_side, clip_side, label_side
@@ -111,7 +122,7 @@ def load_sides(
     if by == "label":
         sides[TEXT] = label_side(source, prompt_set)
         return sides
-    captions = source.captions(clip_items(sides) or all_clips(source, part), part)
+    captions = source.captions(clip_items(sides) or all_clips(source, part), part, caption_source)
     if not captions:
         raise EvaluateError(
             f"{source.dataset}: no captions to search by clip; use --by label for class texts"
@@ -132,12 +143,14 @@ def all_clips(source: Source, part: str) -> list[str]:
     return part_clips(source, part).column("clip_id").to_pylist()
 
 
-def complete_queries(source: Source, modality: str, part: str) -> int:
+def complete_queries(source: Source, modality: str, part: str, caption_source: str | None = None) -> int:
     """How many queries a modality would have if no clip of the part were lost."""
     clips = all_clips(source, part)
     if modality != TEXT:
         return len(clips)
-    return len({text for several in source.captions(clips, part).values() for text in several})
+    return len(
+        {text for several in source.captions(clips, part, caption_source).values() for text in several}
+    )
 
 
 def directions(

@@ -170,22 +170,27 @@ class Source:
             part=part if self.protocol is not None else None,
         )
 
-    def captions(self, items: Sequence[str], part: str | None = None) -> dict[str, list[str]]:
+    def captions(
+        self, items: Sequence[str], part: str | None = None, source: str | None = None
+    ) -> dict[str, list[str]]:
         """The unique captions of each of these clips; clips without any are absent.
 
         With a part, only those that the protocol counts there, where the dataset says which (MSR-VTT's 1k-A
-        test has one sentence a clip, of the twenty that there are).
+        test has one sentence a clip, of the twenty that there are). Generated captions are no ground truth:
+        they come only if their source is named.
         """
         query = """
             WITH counted AS (
                 SELECT (config -> 'caption_sources' -> $2 -> $3)::VARCHAR[] AS sources
                 FROM datasets WHERE name = $1)
             SELECT DISTINCT clip_id, text FROM captions JOIN texts USING (text_id), counted
-            WHERE dataset = $1 AND (sources IS NULL OR list_contains(sources, source))
+            WHERE dataset = $1 AND CASE WHEN $4 IS NOT NULL THEN source = $4
+                WHEN sources IS NOT NULL THEN list_contains(sources, source)
+                ELSE coalesce(source, '') NOT IN (SELECT source FROM captioned WHERE dataset = $1) END
             ORDER BY ALL
         """
         wanted, found = set(items), dict[str, list[str]]()
-        for row in self.bank.sql(query, [self.dataset, self.protocol, part]).to_pylist():
+        for row in self.bank.sql(query, [self.dataset, self.protocol, part, source]).to_pylist():
             if row["clip_id"] in wanted:
                 found.setdefault(row["clip_id"], []).append(row["text"])
         return found

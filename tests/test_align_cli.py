@@ -215,6 +215,28 @@ def test_captions_by_default_labels_on_request_and_both_are_owned_up_to(bank):
     assert align.load(train(bank, config)).supervision == ["captions", "labels"]
 
 
+def test_generated_captions_are_used_by_name_or_where_there_are_no_others(tmp_path):
+    from align.recipe import resolve_text
+    from store.captions import Captioned, add_captions
+    from store.tables import text_id
+
+    bank = make_bank(tmp_path / "bank", Toy(clips=6))
+    clips = bank.sql("SELECT clip_id FROM clips ORDER BY clip_id")["clip_id"].to_pylist()
+    made = {clip: [text_id(f"somebody in {clip}")] for clip in clips}
+    add_captions(
+        bank.catalog, "toy", "llava-next@1", [Captioned(clip, [f"somebody in {clip}"]) for clip in clips]
+    )
+    own = resolve_text(bank, "toy", TextConfig())
+    assert own[0] == "captions" and not {*made[clips[0]]} & {*own[1][clips[0]]}
+    assert resolve_text(bank, "toy", TextConfig(caption_source="llava-next@1")) == ("captions", made)
+    with pytest.raises(RecipeError, match=r"no texts for --text\.source captions, --text\.caption_source blip"):
+        resolve_text(bank, "toy", TextConfig(caption_source="blip"))
+    with bank.catalog.transaction() as connection:
+        connection.execute("DELETE FROM captions WHERE source IS DISTINCT FROM 'llava-next@1'")
+    assert resolve_text(bank, "toy", TextConfig())[0] == "labels"
+    assert resolve_text(bank, "toy", TextConfig("captions")) == ("captions", made)
+
+
 def test_without_captions_the_class_texts_are_used(tmp_path):
     bank = make_bank(tmp_path / "bank", Toy(clips=24, captions=False))
     directory = train(bank, AlignConfig(train=TrainConfig(epochs=1)))

@@ -297,6 +297,24 @@ def test_only_the_captions_that_the_protocol_counts_are_asked(tmp_path) -> None:
     assert source.captions(["a"]) == {"a": ["one", "two"]}
 
 
+def test_generated_captions_are_no_ground_truth_unless_named(tmp_path) -> None:
+    import pyarrow as pa
+
+    from store.bank import Bank
+    from store.captions import Captioned, add_captions
+
+    bank = Bank.open(tmp_path / "bank", create=True)
+    bank.register(
+        "talks",
+        clips=pa.table({"clip_id": ["a", "b"]}),
+        captions=pa.table({"clip_id": ["a", "b"], "text": ["own a", "own b"]}),
+    )
+    add_captions(bank.catalog, "talks", "llava-next@1", [Captioned("a", ["made up"])])
+    source = Source(bank, "talks", None)
+    assert source.captions(["a", "b"], "test") == {"a": ["own a"], "b": ["own b"]}
+    assert source.captions(["a", "b"], "test", "llava-next@1") == {"a": ["made up"]}
+
+
 def test_a_dataset_without_captions_says_what_to_do(tmp_path) -> None:
     bank = joint_bank(tmp_path / "bank")
     with pytest.raises(EvaluateError, match="no captions to search by clip; use --by label"):
