@@ -229,7 +229,7 @@ def test_generated_captions_are_used_by_name_or_where_there_are_no_others(tmp_pa
     own = resolve_text(bank, "toy", TextConfig())
     assert own[0] == "captions" and not {*made[clips[0]]} & {*own[1][clips[0]]}
     assert resolve_text(bank, "toy", TextConfig(caption_source="llava-next@1")) == ("captions", made)
-    with pytest.raises(RecipeError, match=r"no texts for --text\.source captions, --text\.caption_source blip"):
+    with pytest.raises(RecipeError, match=r"--text\.source captions, --text\.caption_source blip"):
         resolve_text(bank, "toy", TextConfig(caption_source="blip"))
     with bank.catalog.transaction() as connection:
         connection.execute("DELETE FROM captions WHERE source IS DISTINCT FROM 'llava-next@1'")
