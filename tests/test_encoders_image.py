@@ -157,9 +157,7 @@ def test_incomplete_weights_name_the_missing_key(tmp_path):
 
 
 def test_unknown_names_list_what_exists():
-    with pytest.raises(
-        EncoderError, match=r"did you mean 'minilm'.*there are: .*, clip, .*, xclip-b32"
-    ):
+    with pytest.raises(EncoderError, match=r"did you mean 'minilm'.*there are: .*, clip, .*, xclip-b32"):
         load_encoder("minilmm")
     with pytest.raises(EncoderError, match="does not encode 'audio'; it takes: rgb, ir, depth"):
         load_encoder("efficientnet-lite0", modality="audio")
