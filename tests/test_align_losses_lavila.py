@@ -65,3 +65,7 @@ def test_golden_losses_of_lavila(golden):
     golden.check(cosines, "sim_matrix")  # rows are texts
     right = cosines.argmax(0) == torch.arange(len(cosines))
     golden.check(100 * right.float().mean(), "clip_acc")
+    share = torch.where(annotated, scale, torch.tensor(1 / PSEUDO_TEMPERATURE)).sqrt()
+    mixed = share[:, None] * (images @ texts.T) * share  # the logits of the mixed loss, rows are images
+    right = mixed.argmax(1) == torch.arange(len(mixed))
+    golden.check(100 * right.float().mean(), "sslclip_acc")
