@@ -30,8 +30,8 @@ demo: $(STAMP)   ## The main job; ends with demo/report.html. Run again, it enco
 	$(PY) -m evaluate search "a woman reading" --dataset samples --bank demo/bank
 	$(PY) -m evaluate report --bank demo/bank --out demo/report.html
 
-test: $(STAMP)   ## The fast suite (under five minutes)
-	$(PY) -m pytest -m "not slow"
+test: $(STAMP)   ## The fast suite (about five minutes on two cores)
+	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: $(STAMP)   ## Everything: kills, full-size models, README commands
 	$(PY) -m pytest
