@@ -4,8 +4,11 @@ Import it before anything heavy: it sets ``OMP_WAIT_POLICY=PASSIVE``, which torc
 is loaded (without it a busy neighbour makes small torch operations up to 30x slower).
 """
 
+import atexit
+import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,7 +52,26 @@ def run(
         # The reader of our stdout went away (`... | head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    raise SystemExit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    if argv is None:
+        _leave(code)
+    raise SystemExit(code)
+
+
+def _leave(code: int) -> None:
+    """End the process in good order, but without tearing down the native libraries.
+
+    A thread pool of theirs that is still alive then calls std::terminate now and then: the work is done and
+    committed, and yet the command would end with an abort.
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
+    os._exit(code)
 
 
 def _plain(argv: Sequence[str], component: Command | Mapping[str, Command]) -> list[str]:
