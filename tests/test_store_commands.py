@@ -388,3 +388,20 @@ def test_printed_tables_cut_long_cells_only_for_people(call, shared_bank):
     long = "x" * 100
     assert "…" in call("sql", f"SELECT '{long}' AS a", *option(shared_bank))[1]
     assert long in call("sql", f"SELECT '{long}' AS a", *option(shared_bank), "--format", "csv")[1]
+
+
+def test_a_command_ends_without_the_teardown_of_native_libraries(tmp_path):
+    """What runs at exit still runs, output is whole, the code is the command's; statics are left alone."""
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import atexit\nfrom store.cli import run\n\n"
+        "def count(to: int = 3) -> int:\n    '''Count.\n\n    Args:\n        to: Last.\n    '''\n"
+        "    atexit.register(print, 'at exit')\n    print(to)\n    return 1\n\nrun(count)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), "--to", "5"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(os.path.abspath(__file__)))},
+    )
+    assert (done.returncode, done.stdout) == (1, "5\nat exit\n"), done.stderr
