@@ -1,16 +1,12 @@
 """`python -m evaluate knn`: classify clips by their nearest training clips; nothing is fitted."""
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evaluate.classification import Classified, Outcome, outcome, record_and_print
 from evaluate.source import AUTO, Clips, EvaluateError, Source, open_sources
 from store.cli import resolved
-
-if TYPE_CHECKING:
-    from evaluate.zero_shot import Classified
 
 
 def knn(
@@ -48,79 +44,50 @@ def knn(
         pool: Raw features to one vector a clip: mean, cls, resample:K (order in time kept), auto.
     """
     asked = resolved(**locals())
-    from evaluate.records import CONFUSION_FILE, print_saved, print_table, write_file
-
     if neighbours < 1:
         raise EvaluateError(f"knn: --neighbours {neighbours}; 1 or more is accepted")
     sources = open_sources(bank, dataset, protocol, checkpoint, part, encoders, fields, pool)
     first = sources[0]
-    if first.protocol is None:
-        raise EvaluateError(
-            f"{first.dataset}: knn needs a protocol with parts; the dataset's adapter gives them, "
-            f"python -m extract --dataset {first.dataset} --register-only --bank {bank}"
-        )
+    first.require_parts("knn")
     if among is not None and first.alignment is None:
         raise EvaluateError(
             "knn: --among needs --checkpoint: raw features of two modalities are not comparable"
         )
-    asked |= {"dataset": first.dataset, "protocol": first.protocol}
-    rows, matrices = [], []
-    with first.bank.record_run("evaluate knn", asked) as run:
-        for modality in first.modalities(modalities):
-            print(f"searching the neighbours of {modality}", file=sys.stderr)
-            scores, row, matrix = _scored(sources, modality, among or modality, train_part, part, neighbours)
-            for score in scores:
-                score.record(run, "knn")
-            rows.append(row)
-            matrices.append(matrix)
-        write_file(run, CONFUSION_FILE, matrices)
-        run.used(*(selection for source in sources for selection in source.used))
-    print(
-        f"{first.dataset}, {first.protocol}: {neighbours} nearest of {train_part}, {part}; percent [95 %]\n"
+    record_and_print(
+        "knn",
+        sources,
+        asked,
+        lambda: first.modalities(modalities),
+        "searching the neighbours of",
+        lambda modality: [_scored(sources, modality, among or modality, train_part, part, neighbours)],
+        f"{first.dataset}, {first.protocol}: {neighbours} nearest of {train_part}, {part}; percent [95 %]\n",
     )
-    print_table(rows)
-    print_saved(sources)
     return 0
 
 
 def _scored(
     sources: Sequence[Source], modality: str, among: str, train_part: str, part: str, neighbours: int
-) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
-    """One modality over all checkpoints -> scores, a row to print, a confusion matrix."""
-    from evaluate.records import confusion_entry, percent, share
-
+) -> Outcome:
+    """One modality over all checkpoints."""
     names = sources[0].label_names
     found, features = [], ""
     for source in sources:
         known, asked = source.clips(among, train_part), source.clips(modality, part)
         found.append(vote(known, asked, neighbours, len(names)))
         features = asked.features
-    labels = found[0].labels
-    chance = 1 / len(np.unique(labels))
     detail = {
         "modality": modality,
         "among": among,
         "neighbours": neighbours,
         "source": " ".join(source.name for source in sources),
         "features": features,
-        "chance": chance,
+        "chance": 1 / len(np.unique(found[0].labels)),
         "supervision": sources[0].supervision,
     }
-    top_1, top_5 = (np.stack([getattr(one, name) for one in found]) for name in ("top_1", "top_5"))
-    scores = [
-        share("accuracy", top_1, detail),
-        share("balanced_accuracy", top_1, detail, labels),
-        share("top_5_accuracy", top_5, detail | {"chance": min(1.0, 5 * chance)}),
-    ]
-    row: dict[str, Any] = {"modality": modality, "among": among}
-    columns = ("accuracy", "balanced", "top 5")
-    row |= {name: percent(score) for name, score in zip(columns, scores, strict=True)}
-    row |= {"chance": f"{chance * 100:.1f}", "n": len(labels)}
-    matrix = np.mean([one.confusion for one in found], axis=0)
-    return scores, row, confusion_entry(matrix, names, accuracy=scores[0].value, **detail)
+    return outcome(found, names, detail, {"modality": modality, "among": among})
 
 
-def vote(known: Clips, asked: Clips, neighbours: int, classes: int) -> "Classified":
+def vote(known: Clips, asked: Clips, neighbours: int, classes: int) -> Classified:
     """Class of the labelled clips in ``asked`` by majority of their nearest in ``known`` (unit cosine).
 
     Args:
@@ -136,7 +103,6 @@ def vote(known: Clips, asked: Clips, neighbours: int, classes: int) -> "Classifi
     from evaluate.index import FlatIndex, unit
     from evaluate.leakage import refuse_overlap
     from evaluate.metrics import expected_confusion, top_k_hits
-    from evaluate.zero_shot import Classified
 
     refuse_overlap("knn", known.items, asked.items, "clips to score", "use parts that share none")
     here, there = known.labels >= 0, asked.labels >= 0

@@ -1,17 +1,13 @@
 """`python -m evaluate probe`: how much a linear classifier finds in each modality's features."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evaluate.classification import Outcome, record_and_print
 from evaluate.source import AUTO, Clips, EvaluateError, Source, open_sources
 from store.cli import resolved
-
-if TYPE_CHECKING:
-    from evaluate.records import Score
 
 
 @dataclass(frozen=True)
@@ -84,33 +80,21 @@ def probe(
         device: Where to solve.
     """
     asked = resolved(**locals())
-    from evaluate.records import CONFUSION_FILE, print_saved, print_table, write_file
-
     sources = open_sources(bank, dataset, protocol, checkpoint, part, encoders, fields, pool)
     first = sources[0]
-    if first.protocol is None:
-        raise EvaluateError(
-            f"{first.dataset}: a probe needs a protocol with parts; the dataset's adapter gives them, "
-            f"python -m extract --dataset {first.dataset} --register-only --bank {bank}"
-        )
+    first.require_parts("a probe")
     if (shots is not None and shots < 1) or draws < 1:
         raise EvaluateError(f"probe: --shots {shots}, --draws {draws}; 1 or more is accepted")
     lesson = Lesson(train_part, part, learn_from, shots, draws if shots else 1, seed)
-    asked |= {"dataset": first.dataset, "protocol": first.protocol}
-    rows, matrices = [], []
-    with first.bank.record_run("evaluate probe", asked) as run:
-        for modality in first.modalities(modalities):
-            print(f"probing {modality}", file=sys.stderr)
-            outcome = probe_modality(sources, modality, lesson, device)
-            for score in outcome.scores:
-                score.record(run, "probe")
-            rows.append(outcome.row)
-            matrices.append(outcome.matrix)
-        write_file(run, CONFUSION_FILE, matrices)
-        run.used(*(selection for source in sources for selection in source.used))
-    print(f"{first.dataset}, {first.protocol}: {lesson.told()}; percent [95 %]\n")
-    print_table(rows)
-    print_saved(sources)
+    record_and_print(
+        "probe",
+        sources,
+        asked,
+        lambda: first.modalities(modalities),
+        "probing",
+        lambda modality: [probe_modality(sources, modality, lesson, device)],
+        f"{first.dataset}, {first.protocol}: {lesson.told()}; percent [95 %]\n",
+    )
     return 0
 
 
@@ -158,15 +142,6 @@ def few(clips: Clips, shots: int, seed: int) -> Clips:
     rows = np.flatnonzero(np.isin(clips.items.astype(str), kept))
     parts = {name: getattr(clips, name)[rows] for name in ("items", "labels", "subjects", "vectors")}
     return replace(clips, **parts)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A modality's probe over all checkpoints: scores to record, a row to print, a matrix to draw."""
-
-    scores: "list[Score]"
-    row: dict[str, Any]
-    matrix: dict[str, Any]
 
 
 def probe_modality(sources: Sequence[Source], modality: str, lesson: Lesson, device: str = "cpu") -> Outcome:

@@ -85,6 +85,18 @@ class Source:
         """What told the checkpoint more than which features belong to one clip: captions, labels."""
         return [] if self.alignment is None else self.alignment.supervision
 
+    def require_parts(self, who: str) -> None:
+        """Refuse a dataset without a protocol.
+
+        Raises:
+            EvaluateError: With the command that gives it one.
+        """
+        if self.protocol is None:
+            raise EvaluateError(
+                f"{self.dataset}: {who} needs a protocol with parts; the dataset's adapter gives them, "
+                f"python -m extract --dataset {self.dataset} --register-only --bank {self.bank.path}"
+            )
+
     @cached_property
     def label_names(self) -> list[str]:
         """Names of the classes 0 .. C - 1; numbers where the dataset has none."""

@@ -1,18 +1,15 @@
 """`python -m evaluate zero-shot`: classify clips by the texts of the classes, with no classifier trained."""
 
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
+from evaluate.classification import Classified, Outcome, outcome, record_and_print
 from evaluate.source import AUTO, Clips, EvaluateError, Source, open_sources
 from store.cli import resolved
 from store.tables import TEXT
-
-if TYPE_CHECKING:
-    from evaluate.records import Score
 
 ALL_SETS = "all sets"  # the average over the prompt sets
 
@@ -68,32 +65,26 @@ def zero_shot(
         fields: Modality -> field of that set.
     """
     asked = resolved(**locals())
-    from evaluate.records import CONFUSION_FILE, print_saved, print_table, write_file
-
     sources = open_sources(bank, dataset, protocol, checkpoint, part, encoders, fields, AUTO)
     first = sources[0]
-    asked |= {"dataset": first.dataset, "protocol": first.protocol}
     sets = [prompts(source, prompt_set) for source in sources]
     if classes == "part":
         there = part_classes(first, part)
         sets = [[one.among(there) for one in several] for several in sets]
-    rows: list[dict[str, Any]] = []
-    matrices: list[dict[str, Any]] = []
-    with first.bank.record_run("evaluate zero-shot", asked) as run:
-        for modality in scorable(first, modalities):
-            print(f"classifying {modality}", file=sys.stderr)
-            clips = [source.clips(modality, part) for source in sources]
-            for place in range(len(sets[0])):
-                scores, row, matrix = outcome(sources, clips, [several[place] for several in sets])
-                for score in scores:
-                    score.record(run, "zero-shot")
-                rows.append(row)
-            matrices.append(matrix)
-        write_file(run, CONFUSION_FILE, matrices)
-        run.used(*(selection for source in sources for selection in source.used))
-    print(heading(first, part))
-    print_table(rows)
-    print_saved(sources)
+
+    def outcomes(modality: str) -> list[Outcome]:
+        clips = [source.clips(modality, part) for source in sources]
+        return [classified(sources, clips, list(several)) for several in zip(*sets, strict=True)]
+
+    record_and_print(
+        "zero-shot",
+        sources,
+        asked,
+        lambda: scorable(first, modalities),
+        "classifying",
+        outcomes,
+        heading(first, part),
+    )
     return 0
 
 
@@ -174,46 +165,20 @@ def scorable(source: Source, asked: str | None) -> list[str]:
     return joint
 
 
-def outcome(
-    sources: Sequence[Source], clips: Sequence[Clips], sets: Sequence[Prompts]
-) -> "tuple[list[Score], dict[str, Any], dict[str, Any]]":
-    """One modality and prompt set over all checkpoints -> scores, a row to print, a confusion matrix."""
-    from evaluate.records import confusion_entry, percent, share
-
-    classified = [
-        classify(one, prompt, len(sources[0].label_names)) for one, prompt in zip(clips, sets, strict=True)
-    ]
-    labels = classified[0].labels
+def classified(sources: Sequence[Source], clips: Sequence[Clips], sets: Sequence[Prompts]) -> Outcome:
+    """One modality and prompt set over all checkpoints."""
+    names, classes = sources[0].label_names, len(sets[0].classes)
+    found = [classify(one, prompt, len(names)) for one, prompt in zip(clips, sets, strict=True)]
     detail = {
         "modality": clips[0].modality,
         "prompt_set": sets[0].name,
         "source": " ".join(source.name for source in sources),
         "features": clips[0].features,
-        "chance": 1 / len(sets[0].classes),
+        "chance": 1 / classes,
         "supervision": sources[0].supervision,
     }
-    top, five = (np.stack([getattr(one, name) for one in classified]) for name in ("top_1", "top_5"))
-    scores = [
-        share("accuracy", top, detail),
-        share("balanced_accuracy", top, detail, labels),
-        share("top_5_accuracy", five, detail | {"chance": min(1.0, 5 / len(sets[0].classes))}),
-    ]
-    row: dict[str, Any] = {"modality": clips[0].modality, "prompts": sets[0].name}
-    names = ("accuracy", "balanced", "top 5")
-    row |= {name: percent(score) for name, score in zip(names, scores, strict=True)}
-    row |= {"chance": f"{100 / len(sets[0].classes):.1f}", "n": len(labels), "classes": len(sets[0].classes)}
-    matrix = np.mean([one.confusion for one in classified], axis=0)
-    return scores, row, confusion_entry(matrix, sources[0].label_names, accuracy=scores[0].value, **detail)
-
-
-@dataclass(frozen=True)
-class Classified:
-    """Hits of the labelled clips (n,), expectations over ties; confusion counts (C, C)."""
-
-    labels: np.ndarray
-    top_1: np.ndarray
-    top_5: np.ndarray
-    confusion: np.ndarray
+    made = outcome(found, names, detail, {"modality": clips[0].modality, "prompts": sets[0].name})
+    return replace(made, row={**made.row, "classes": classes})
 
 
 def classify(clips: Clips, prompts: Prompts, classes: int) -> Classified:

@@ -1,12 +1,9 @@
 """``python -m extract``: encode what a dataset's clips lack in the bank, and nothing else."""
 
-import sys
 from typing import Any, Literal
 
 from encoders import ENCODERS
-from store.cli import run
-
-EXIT_INTERRUPTED = 130
+from extract.interrupt import run_resumable
 
 
 def extract(
@@ -138,14 +135,7 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line (``sys.argv`` if None), extract, and exit."""
-    from encoders.errors import EncoderError
-
-    try:
-        run(extract, expected=(EncoderError, OSError), argv=argv, prog="python -m extract")
-    except KeyboardInterrupt:
-        # Before the first clip, or a second Ctrl-C: what was committed stays.
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+    run_resumable(extract, argv, "python -m extract")
 
 
 if __name__ == "__main__":

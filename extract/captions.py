@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from store.cli import run
+from extract.interrupt import run_resumable
 from store.errors import FrameBankError
 
-EXIT_INTERRUPTED = 130
 SHOWN_UNKNOWN = 10
 
 
@@ -210,15 +209,9 @@ COMMANDS: dict[str, Callable[..., int]] = {"export": export_captions, "import": 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line (``sys.argv`` if None), do it, and exit."""
-    from encoders.errors import EncoderError
-
     given = sys.argv[1:] if argv is None else argv
     component = COMMANDS if given and given[0] in COMMANDS else captions
-    try:
-        run(component, expected=(EncoderError, OSError), argv=given, prog="python -m extract.captions")
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+    run_resumable(component, argv, "python -m extract.captions")
 
 
 if __name__ == "__main__":

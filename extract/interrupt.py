@@ -1,9 +1,14 @@
 """Stopping on purpose: Ctrl-C and SIGTERM let a run commit what is done; a second one ends it at once."""
 
 import signal
+import sys
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, Self
 
+from store.cli import Command, run
+
+EXIT_INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -42,3 +47,15 @@ class Interruption:
         if self.number is not None:
             raise KeyboardInterrupt
         self.number = number
+
+
+def run_resumable(component: Command | Mapping[str, Command], argv: Sequence[str] | None, prog: str) -> None:
+    """Run a command that can be interrupted and goes on when it is run again; see :func:`store.cli.run`."""
+    from encoders.errors import EncoderError
+
+    try:
+        run(component, expected=(EncoderError, OSError), argv=argv, prog=prog)
+    except KeyboardInterrupt:
+        # Before the first clip, or a second Ctrl-C: what was committed stays.
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
