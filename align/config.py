@@ -107,7 +107,7 @@ class TrainConfig:
 
     Args:
         epochs: Passes over the training clips.
-        batch: Clips a step, which are each other's negatives.
+        batch: Clips a step, which are each other's negatives; under torchrun, of each process.
         learning_rate: Peak of the schedule (AdamW).
         weight_decay: AdamW's; biases, norms and the temperature have none.
         warmup: Share of all steps with a linearly rising rate; then it falls along a cosine.

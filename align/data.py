@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from align import distributed
 from align.augment import augment
 from align.config import AugmentConfig
 
@@ -131,6 +132,7 @@ class Batch:
         present: (B, M) bool, or None when nothing is missing.
         labels: (B,) int64.
         texts: (B,) int64 meaning of the drawn text, -1 = none; None without a text modality.
+        clips: (B,) int64 indices of the clips.
     """
 
     features: dict[str, Tensor]
@@ -138,9 +140,15 @@ class Batch:
     present: Tensor | None
     labels: Tensor
     texts: Tensor | None
+    clips: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def facts(self) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor]:
+        """What a loss asks beside the embeddings: present, labels, texts, clips."""
+        return self.present, self.labels, self.texts, self.clips
 
 
 class Source:
@@ -192,11 +200,14 @@ def sources(data: ClipData, batch: int, device: torch.device | str = "cpu") -> d
 class Loader:
     """Batches of clips; everything random is a function of (seed, epoch), so any epoch can be replayed.
 
+    With several ranks (``align.distributed``) all draw the same order, views and texts, those of one process
+    with the batch of all, and each gathers its slice; augmentation has a stream of its own on each rank.
+
     Args:
         data: The clips.
         sources: Its tracks as tensors; loaders that take turns can share them.
         clips: (n,) indices into ``data`` of those to use.
-        batch: Clips a batch; at most n.
+        batch: Clips a batch, of all ranks together; at most n.
         seed: Of order, text and view draws and augmentation.
         config: Augmentation; None: none, and each clip's first row is used (for validation).
     """
@@ -212,23 +223,26 @@ class Loader:
     ):
         self.data, self.sources, self.clips, self.seed, self.config = data, sources, clips, seed, config
         self.batch = max(1, min(batch, len(clips)))
+        self.share = max(1, self.batch // distributed.size())  # this rank's clips of a shuffled batch
         self.device = next(iter(sources.values())).device
         self.present = data.present
         self.complete = bool(self.present[self.clips].all())
 
     def __len__(self) -> int:
         """Steps an epoch; what is left over of a shuffled epoch waits for the next one (equal negatives)."""
-        return len(self.clips) // self.batch
+        return len(self.clips) // (self.share * distributed.size())
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """The shuffled, augmented batches of one epoch."""
-        draws = np.random.default_rng([self.seed, number])
-        generator = torch.Generator(self.device).manual_seed(int(draws.integers(2**62)))
+        """The shuffled, augmented batches of one epoch: this rank's share of each."""
+        draws, rank = np.random.default_rng([self.seed, number]), distributed.rank()
+        generator = torch.Generator(self.device).manual_seed(int(draws.integers(2**62)) + rank)
         order = draws.permutation(self.clips)
+        whole = self.share * distributed.size()
+        mine = slice(rank * self.share, (rank + 1) * self.share)
         jobs = []
         for step in range(len(self)):
-            clips = order[step * self.batch : (step + 1) * self.batch]
-            jobs.append((clips, draws.random(len(clips)), draws.random(len(clips))))
+            clips = order[step * whole : (step + 1) * whole]
+            jobs.append((clips[mine], draws.random(whole)[mine], draws.random(whole)[mine]))
         return _ahead(jobs, lambda draw, turn: self._augmented(self.batch_of(draw, turn), generator))
 
     def in_order(self) -> Iterator[Batch]:
@@ -253,7 +267,7 @@ class Loader:
                 texts = torch.from_numpy(source.track.meaning(clips, rows)).to(self.device)
         present = None if self.complete else torch.from_numpy(self.present[clips]).to(self.device)
         labels = torch.from_numpy(self.data.labels[clips]).to(self.device)
-        return Batch(features, masks, present, labels, texts)
+        return Batch(features, masks, present, labels, texts, torch.from_numpy(clips).to(self.device))
 
     def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
         if self.config is not None:

@@ -55,6 +55,7 @@ class JointNCE(PairLoss):
         present: Tensor | None = None,
         labels: Tensor | None = None,
         texts: Tensor | None = None,
+        clips: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`align.pair_loss.PairLoss.forward`."""
         names = list(embeddings)

@@ -108,10 +108,11 @@ class WeightedLosses(nn.Module):
         present: Tensor | None = None,
         labels: Tensor | None = None,
         texts: Tensor | None = None,
+        clips: Tensor | None = None,
     ) -> Tensor:
         """Scalar; arguments as in :meth:`align.losses.InfoNCE.forward`."""
         values = [
-            weight * term(embeddings, present, labels, texts)
+            weight * term(embeddings, present, labels, texts, clips)
             for weight, term in zip(self.weights, self.terms, strict=True)
         ]
         return sum(values[1:], start=values[0])

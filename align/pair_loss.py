@@ -50,6 +50,7 @@ class PairLoss(nn.Module):
         present: Tensor | None = None,
         labels: Tensor | None = None,
         texts: Tensor | None = None,
+        clips: Tensor | None = None,
     ) -> Tensor:
         """The loss of one batch.
 
@@ -58,6 +59,7 @@ class PairLoss(nn.Module):
             present: (B, M) bool in the order of ``embeddings``; None: nothing is missing.
             labels: (B,) int64, -1 = unknown; needed unless ``same_label`` is ``negative``.
             texts: (B,) int64, equal where two clips drew texts that mean the same, -1 = none.
+            clips: (B,) int64, which clip each row is of; for losses that remember past ones.
 
         Returns:
             Scalar: sum of weight x loss over the pairs with at least two clips, divided by the sum of

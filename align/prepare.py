@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from align import distributed
 from align.checkpoint import FORMAT
 from align.config import AlignConfig
 from align.data import ClipData, split_groups
@@ -66,6 +67,7 @@ def prepare(config: AlignConfig, loaded: Materialised) -> Prepared:
         "where": loaded.scope.where,
         "views": loaded.scope.views,
         "clips": len(training),
+        "processes": distributed.size(),
         "held_out": len(validation),
         "held_out_by": by,
         "rows_sha256": rows_digest(rows),

@@ -1,5 +1,6 @@
 """`python -m align` from what was typed to a finished checkpoint: resolve, load, train, record."""
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,16 +24,23 @@ def align(bank: str = "bank", resume: str | None = None, **asked: Any) -> int:
     """Train heads that map stored features of several modalities into one space of unit vectors.
 
     Without options: aligns the modalities that the bank covers, and prints the recipe it resolved.
+    `torchrun --nproc_per_node N -m align ...` trains in N processes, on a GPU each if there are GPUs, with
+    the loss and gradients of one process whose batch is N times as large.
 
     Args:
         bank: The bank's directory.
         resume: An interrupted run to continue under its own recipe: run:<id>, its directory, or `latest`.
         asked: See AlignConfig.
     """
+    from align import distributed
     from store.bank import Bank
 
-    config, opened = AlignConfig(**asked), Bank.open(bank)
-    print(train(opened, config) if resume is None else continue_run(opened, resume, config))
+    config = AlignConfig(**asked)
+    with distributed.joined(config.train.device):
+        opened = Bank.open(bank)
+        done = train(opened, config) if resume is None else continue_run(opened, resume, config)
+        if distributed.is_first():
+            print(done)
     return 0
 
 
@@ -48,7 +56,7 @@ def train(bank: "Bank", config: AlignConfig) -> Path:
     from align.prepare import describe, prepare
 
     prepared = prepare(config, load_clips(bank, config))
-    print(describe(prepared.record), file=sys.stderr)
+    _say(describe(prepared.record))
     return _recorded(bank, prepared)
 
 
@@ -64,14 +72,13 @@ def continue_run(bank: "Bank", resume: str, config: AlignConfig | None = None) -
         ResumeError: If the run still goes, options contradict, or the bank's clips or feature sets changed.
         CheckpointError: If there is no such run, or it has no saved state.
     """
-    from align.checkpoint import STATE_FILE, locate, read_config, read_state
+    from align import distributed
+    from align.checkpoint import STATE_FILE, read_config, read_state
     from align.prepare import prepare
-    from store.locks import is_held
-    from store.runs import LOCK, end_killed
+    from store.runs import end_killed
 
-    directory = locate(resume, bank.path, STATE_FILE)
-    if is_held(directory / LOCK):
-        raise ResumeError(f"{directory}: this run is still going; wait for it, or stop it first")
+    found = _interrupted(bank, resume) if distributed.is_first() else ""
+    directory = Path(distributed.text_from_first(found))
     before, state = read_config(directory), read_state(directory / STATE_FILE)
     own = AlignConfig.from_json(before["asked"])
     _refuse_contradictions(own, config or AlignConfig())
@@ -80,11 +87,25 @@ def continue_run(bank: "Bank", resume: str, config: AlignConfig | None = None) -
         _refuse_change(directory, key, before[key], prepared.record[key])
     prepared.trainer.restore(state)
     prepared.record["resumed_from"] = str(directory)
-    print(f"continuing {directory} after epoch {prepared.trainer.epoch}", file=sys.stderr)
-    end_killed(bank.path, bank.catalog)
+    _say(f"continuing {directory} after epoch {prepared.trainer.epoch}")
+    if distributed.is_first():
+        end_killed(bank.path, bank.catalog)
     finished = _recorded(bank, prepared)
-    (directory / STATE_FILE).unlink(missing_ok=True)
+    if distributed.is_first():
+        (directory / STATE_FILE).unlink(missing_ok=True)
     return finished
+
+
+def _interrupted(bank: "Bank", resume: str) -> str:
+    """The directory of a run that has stopped."""
+    from align.checkpoint import STATE_FILE, locate
+    from store.locks import is_held
+    from store.runs import LOCK
+
+    directory = locate(resume, bank.path, STATE_FILE)
+    if is_held(directory / LOCK):
+        raise ResumeError(f"{directory}: this run is still going; wait for it, or stop it first")
+    return str(directory)
 
 
 def load_clips(bank: "Bank", config: AlignConfig) -> "Materialised":
@@ -100,7 +121,11 @@ def load_clips(bank: "Bank", config: AlignConfig) -> "Materialised":
 
 
 def _recorded(bank: "Bank", prepared: "Prepared") -> Path:
-    """Train within a run of the bank: its files first, then the loop, then the heads and the metrics."""
+    """Train within a run of the bank: its files first, then the loop, then the heads and the metrics.
+
+    All of it is rank 0's; the others only train along.
+    """
+    from align import distributed
     from align.checkpoint import (
         CONFIG_FILE,
         CURVE_FILE,
@@ -112,8 +137,13 @@ def _recorded(bank: "Bank", prepared: "Prepared") -> Path:
     from align.train import progress
 
     record, trainer = prepared.record, prepared.trainer
+    _refuse_disagreement(record)
+    if not distributed.is_first():
+        directory = Path(distributed.text_from_first(""))
+        trainer.run()
+        return directory
     with bank.record_run("align", record) as run:
-        directory = Path(run.directory)
+        directory = Path(distributed.text_from_first(str(run.directory)))
         write_json(directory / CONFIG_FILE, record)
         write_rows(directory, prepared.rows)
         run.used(*(_used(record["dataset"], name, own) for name, own in record["modalities"].items()))
@@ -141,6 +171,26 @@ def _record_metrics(run: Any, record: Mapping[str, Any], trainer: Any, curve: li
         loss, recall = trainer.evaluate()
         run.metric("align/validation_loss", loss, n=record["training"]["held_out"])
         run.metric("align/validation_recall_at_1", recall, n=record["training"]["held_out"])
+
+
+def _say(text: str) -> None:
+    """On stderr, once."""
+    from align import distributed
+
+    if distributed.is_first():
+        print(text, file=sys.stderr)
+
+
+def _refuse_disagreement(record: Mapping[str, Any]) -> None:
+    """All ranks must have read the same clips and feature sets: something may be extracting meanwhile."""
+    from align import distributed
+
+    own = json.dumps([record["training"], record["modalities"]])
+    if distributed.text_from_first(own) != own:
+        raise distributed.DistributedError(
+            f"torchrun: process {distributed.rank()} read other clips or features of {record['dataset']} "
+            "than process 0; try again when nothing is being extracted"
+        )
 
 
 def _refuse_contradictions(own: AlignConfig, asked: AlignConfig) -> None:

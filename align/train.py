@@ -2,6 +2,7 @@
 
 Everything random in epoch k is a function of (seed, k), so a resumed run repeats the uninterrupted one bit
 for bit from the last saved epoch on: weights, optimiser, averages, best epoch and curve are all in the state.
+Under torchrun every rank runs this loop on its share of each batch; rank 0 alone validates and keeps a state.
 """
 
 import math
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from align import distributed
 from align.config import AugmentConfig, TrainConfig
 from align.data import Batch, ClipData, Loader, sources
 from align.model import Heads, WeightedLosses
@@ -56,14 +58,19 @@ class Trainer:
     state_path: Path | None = None
 
     def __post_init__(self) -> None:
-        if len(self.training) < 2:
-            raise TrainingError(f"align: {len(self.training)} training clips; contrasting needs at least 2")
+        ranks = distributed.size()
+        if len(self.training) < max(2, ranks):
+            raise TrainingError(
+                f"align: {len(self.training)} training clips; contrasting needs at least 2"
+                + (f", and one for each of {ranks} processes" if ranks > 1 else "")
+            )
         self.device = resolve_device(self.config.device)
         self.heads.to(self.device)
         self.losses.to(self.device)
-        feed = sources(self.data, self.config.batch, self.device)
-        self.loader = Loader(self.data, feed, self.training, self.config.batch, self.seed, self.augment)
-        self.watched = Loader(self.data, feed, self.validation, self.config.batch)
+        batch = ranks * self.config.batch
+        feed = sources(self.data, batch, self.device)
+        self.loader = Loader(self.data, feed, self.training, batch, self.seed, self.augment)
+        self.watched = Loader(self.data, feed, self.validation, batch)
         self.optimizer = _optimizer(self.heads, self.losses, self.config)
         self.steps = self.config.epochs * len(self.loader)
         self.averaged = _copy(self.heads) if self.config.average else {}
@@ -135,7 +142,8 @@ class Trainer:
 
     def _epoch(self, number: int) -> dict[str, Any]:
         began = time.perf_counter()
-        torch.manual_seed(int(np.random.default_rng([self.seed, number, 1]).integers(2**62)))  # dropout
+        stream = [self.seed, number, 1 + distributed.rank()]  # of dropout: each rank has its own
+        torch.manual_seed(int(np.random.default_rng(stream).integers(2**62)))
         self.heads.train()
         total = torch.zeros((), device=self.device)
         rate = 0.0
@@ -158,9 +166,10 @@ class Trainer:
         """One update of the weights by one batch; its loss."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             embeddings = self.heads(batch.features, batch.masks)
-        loss = self.losses(embeddings, batch.present, batch.labels, batch.texts)
+        loss = self.losses(*distributed.gather_batch(embeddings, *batch.facts))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        distributed.average_gradients([*self.heads.parameters(), *self.losses.parameters()])
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.heads.parameters(), self.config.clip_norm)
         self.optimizer.step()
@@ -188,7 +197,7 @@ class Trainer:
             return {}
         trained = _copy(self.heads)
         self.heads.load_state_dict(self._current())
-        loss, recall = self.evaluate()
+        loss, recall = distributed.from_first(*(self.evaluate() if distributed.is_first() else (0.0, 0.0)))
         before = [row["validation_loss"] for row in self.curve]
         if self.config.select == "best" and loss < min(before, default=math.inf):
             self.best = _copy(self.heads)
@@ -204,7 +213,7 @@ class Trainer:
         for batch in self.watched.in_order():
             embeddings = self.heads(batch.features, batch.masks)
             if len(batch) > 1:
-                loss = self.losses(embeddings, batch.present, batch.labels, batch.texts)
+                loss = self.losses(embeddings, *batch.facts)
                 losses.append((loss.item(), len(batch)))
             parts.append({name: value.cpu() for name, value in embeddings.items()})
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -229,9 +238,11 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is the GPU if there is one, else the CPU."""
+    """``auto`` is the GPU if there is one, else the CPU; each of torchrun's processes has its own GPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and distributed.size() > 1:
+        return distributed.own_gpu()
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
