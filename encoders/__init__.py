@@ -80,8 +80,8 @@ def load_encoder(
         weights: A local file or folder, a hub id, or ``random`` (tests only: the encoder's name then says
             so); None takes the installed package's weights.
         device: ``cpu``, ``cuda``, ``cuda:1``...
-        modality: What it will be fed; a camera view's suffix (``ir.ceiling``) is ignored. ``rgb+depth``: both
-            at once.
+        modality: What it will be fed; a camera view's suffix (``ir.ceiling``) counts only where a checkpoint
+            holds an encoder of that view. ``rgb+depth``: both at once.
         **options: Further arguments of the encoder's class (``preset``, ``allow_partial``, ``persons``...).
 
     Raises:
@@ -104,6 +104,7 @@ def load_encoder(
         )
     if hasattr(factory, "architectures"):  # a family of several names
         options["name"] = name
+        options.setdefault("entry", modality)
     try:
         return factory(weights=weights, device=device, modality=base, **options)
     except TypeError as error:

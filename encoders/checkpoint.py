@@ -65,7 +65,7 @@ class LoadReport:
     misshapen: tuple[str, ...]
 
 
-def read_checkpoint(path: Path, modality: str | None = None) -> Tensors:
+def read_checkpoint(path: Path, entry: str | None = None) -> Tensors:
     """A checkpoint file's tensors, flat, without wrappers and prefixes, floating ones as float32.
 
     ``trunk``/``heads`` dictionaries become ``trunk.x``/``heads.x``, a ``state_dict`` or ``model`` entry is
@@ -73,24 +73,25 @@ def read_checkpoint(path: Path, modality: str | None = None) -> Tensors:
 
     Args:
         path: .pt, .pth, .torch, .safetensors or a TorchScript archive; the content decides.
-        modality: Whose encoder to take out of a CMVRA alignment checkpoint, which holds several.
+        entry: Which encoder to take out of a CMVRA alignment checkpoint, which holds several: a modality, or
+            what CMVRA called one (`rgb2`); of `ir.ceiling` it is `ceiling`'s, if there is one, else `ir`'s.
 
     Raises:
-        WeightsError: The file cannot be read safely, holds no tensors, or holds several encoders and no
-            (or another) modality was named.
+        WeightsError: The file cannot be read safely, holds no tensors, or holds several encoders and none
+            (or another) was named.
     """
-    tensors = read_tensors(path, modality)
+    tensors = read_tensors(path, entry)
     return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
 
 
-def read_tensors(path: Path, modality: str | None = None) -> Tensors:
+def read_tensors(path: Path, entry: str | None = None) -> Tensors:
     """As :func:`read_checkpoint`, in the file's own dtypes; they may be mapped from the file."""
     content = read_container(path)
     tensors = _without_prefix(dict(_flat(_unwrapped(content))))
     if not tensors:
         entries = ", ".join(f"{key} ({type(value).__name__})" for key, value in list(content.items())[:SHOWN])
         raise WeightsError(f"{path}: holds no tensors, only: {entries or 'nothing'}")
-    return _of_modality(tensors, path, modality)
+    return _of_entry(tensors, path, entry)
 
 
 def _unwrapped(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
@@ -116,28 +117,37 @@ def _without_prefix(tensors: Tensors) -> Tensors:
     return tensors
 
 
-def _of_modality(tensors: Tensors, path: Path, modality: str | None) -> Tensors:
+def entries(entry: str) -> tuple[str, ...]:
+    """What CMVRA may have called an encoder: views by their own names (``ir.ceiling`` -> ceiling, else ir)."""
+    base, _, view = entry.partition(".")
+    return (view, base) if view else (base,)
+
+
+def _of_entry(tensors: Tensors, path: Path, entry: str | None) -> Tensors:
     """One encoder of a CMVRA checkpoint; other checkpoints as they are."""
     held = sorted({key.split(".")[1] for key in tensors if key.startswith(CMVRA)})
     if not held:
         return tensors
-    if modality not in held:
-        asked = f"none for {modality!r}" if modality else "and no modality was named"
+    name = next((name for name in entries(entry or "") if name in held), None)
+    if name is None:
+        asked = f"none for {entry!r}" if entry else "and no modality was named"
         raise WeightsError(f"{path}: holds encoders of several modalities, {asked}; held: {', '.join(held)}")
-    prefix = f"{CMVRA}{modality}."
+    prefix = f"{CMVRA}{name}."
     return _without_prefix(
         {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     )
 
 
-def checkpoint_digest(path: Path, modality: str | None) -> str:
-    """Identity of what :func:`read_checkpoint` returns; the modality counts where a file holds several."""
+def checkpoint_digest(path: Path, entry: str | None) -> str:
+    """Identity of what :func:`read_checkpoint` returns; the entry counts where a file holds several."""
     digest = file_digest(path)
     if path.stat().st_size == 0:  # cannot be mapped; reading it will say so
         return digest
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        several = content.find(CMVRA.encode()) >= 0  # keys stand in the file as they are
-    return f"{digest}:{modality}" if several else digest
+        if content.find(CMVRA.encode()) < 0:  # keys stand in the file as they are
+            return digest
+        held = (name for name in entries(entry or "") if content.find(f"{CMVRA}{name}.".encode()) >= 0)
+        return f"{digest}:{next(held, entry)}"
 
 
 def load_strictly(

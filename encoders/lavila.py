@@ -169,7 +169,7 @@ class Lavila(Pretrained):
         """Both towers; checkpoints hold both."""
         shape = self.architecture
         if self.path is not None:
-            shape = shape_of(read_tensors(self.path, self.modality), shape)
+            shape = shape_of(read_tensors(self.path, self.entry), shape)
         return LavilaModel(shape, self.inflation)
 
     @cached_property

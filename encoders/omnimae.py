@@ -83,7 +83,7 @@ class OmniMae(Pretrained):
         """The pre-training network, or a fine-tuned one if the checkpoint is of that form."""
         shape = self.architecture
         if self.path is not None:
-            shape = shape_of(read_tensors(self.path, self.modality), shape)
+            shape = shape_of(read_tensors(self.path, self.entry), shape)
         return OmniMaeModel(shape)
 
     @property

@@ -55,6 +55,7 @@ class Pretrained:
         architecture: Instead of the name's: ``tiny`` (for tests), or an instance.
         preset: ``official`` (the authors' preprocessing) or another of ``presets``.
         allow_partial: Keys, or prefixes ending in ``.``, that the checkpoint may lack.
+        entry: Which encoder of a CMVRA alignment checkpoint (see ``read_checkpoint``); None: the modality's.
 
     Raises:
         WeightsError: If there is no such file; names the official one, where it is published, its licence.
@@ -85,12 +86,13 @@ class Pretrained:
         architecture: Any = None,
         preset: str = OFFICIAL,
         allow_partial: tuple[str, ...] | list[str] = (),
+        entry: str | None = None,
     ):
         if preset not in self.presets:
             raise EncoderError(f"{name}: preset is {preset!r}; accepted are: {', '.join(self.presets)}")
         self.card = self.cards[name]
         self.weights, self.modality, self.preset = weights, modality, preset
-        self.allow_partial = tuple(allow_partial)
+        self.allow_partial, self.entry = tuple(allow_partial), entry or modality
         self.device = torch.device(device)
         small = architecture == TINY
         self.architecture = self.tiny if small else architecture or self.architectures[name]
@@ -111,7 +113,7 @@ class Pretrained:
     def weights_digest(self) -> str:
         """The checkpoint's identity."""
         assert self.path is not None
-        return checkpoint_digest(self.path, self.modality)
+        return checkpoint_digest(self.path, self.entry)
 
     def build(self) -> nn.Module:
         """The module of ``self.architecture``, with fresh weights."""
@@ -133,7 +135,7 @@ class Pretrained:
             torch.manual_seed(0)
             model = self.build()
         if self.path is not None:
-            tensors = self.translate(read_checkpoint(self.path, self.modality))
+            tensors = self.translate(read_checkpoint(self.path, self.entry))
             self.load_report = load_strictly(model, tensors, f"{self.name}: {self.path}", self.allow_partial)
         return model.eval().to(self.device)
 

@@ -55,7 +55,7 @@ def _file(encoder: Any) -> Iterator[str]:
     if isinstance(path, Path) and path.is_dir():
         yield f"{'folder':12}{path}"
     elif isinstance(path, Path):
-        tensors = read_tensors(path, encoder.modality)
+        tensors = read_tensors(path, encoder.entry)
         dtypes = Counter(str(one.dtype).removeprefix("torch.") for one in tensors.values())
         kinds = ", ".join(f"{dtype} ({count})" for dtype, count in dtypes.most_common())
         yield f"{'file':12}{path}"

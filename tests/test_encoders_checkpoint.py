@@ -134,6 +134,26 @@ def test_a_cmvra_checkpoint_lists_its_modalities(alignment, modality):
         read_checkpoint(alignment, modality)
 
 
+def test_a_views_encoder_is_its_own_where_the_file_has_one(tmp_path):
+    """CMVRA keys Drive&Act's cameras by name; one without an encoder of its own is encoded as all infrared."""
+    path = tmp_path / "checkpoint_ceiling_ir_rgb2.pth"
+    state = {
+        f"module.modalities_encoders.{name}.module.{key}": torch.full((2,), float(value))
+        for value, name in enumerate(("ceiling", "ir", "rgb2"))
+        for key in ("conv.weight", "conv.bias")
+    }
+    torch.save({"epoch": 9, "model_state_dict": state}, path)
+    taken = {
+        name: read_checkpoint(path, name)["conv.bias"][0].item()
+        for name in ("ir.ceiling", "ir.inner_mirror", "ir", "rgb2")
+    }
+    assert taken == {"ir.ceiling": 0, "ir.inner_mirror": 1, "ir": 1, "rgb2": 2}
+    digests = {name: checkpoint_digest(path, name).partition(":")[2] for name in taken}
+    assert digests == {"ir.ceiling": "ceiling", "ir.inner_mirror": "ir", "ir": "ir", "rgb2": "rgb2"}
+    with pytest.raises(WeightsError, match=r"none for 'depth.ceiling2'; held: ceiling, ir, rgb2"):
+        read_checkpoint(path, "depth.ceiling2")
+
+
 def test_the_digest_names_the_content_and_the_encoder_taken_out(alignment, tmp_path):
     """Another name of the file changes nothing; another modality of the same file is other weights."""
     copy = shutil.copy(alignment, tmp_path / "other.pth")
