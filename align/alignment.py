@@ -109,6 +109,11 @@ class Alignment:
             f"{self.directory}: no head for modality {modality!r}; it has: {', '.join(self.modalities)}"
         )
 
+    def media_of(self, modality: str) -> str:
+        """Whose features stand for a modality: ``rgb`` for one that was aligned as ``rgb.omnivore``."""
+        own = self.config["modalities"].get(modality, {})
+        return str(own.get("modality", modality))
+
     def settings(self, modality: str) -> dict[str, Any]:
         """encoder, feature_set, space_digest, field, tokens, dim, reduce, head, ... of a modality."""
         return dict(self.config["modalities"][self.head_of(modality)])

@@ -10,6 +10,9 @@ class ModalityConfig:
     """How one modality enters; whatever is None is chosen from the feature set (the recipe shows the choice).
 
     Args:
+        modality: Which modality's features these are, where the name is one of your own: two encoders of one
+            modality can be aligned as two (`rgb.omnivore: {modality: rgb, encoder: omnivore-swin-b}`).
+            None: the name is the modality.
         encoder: Feature set: an encoder's name, or name@fingerprint. None: the only one there is.
         field: Field of that encoder. None: the only one, else embedding, cls or tokens, in that order.
         reduce: What to load: `mean` or `cls` (one vector a clip), `resample:K` (K frames, order kept), `none`
@@ -22,6 +25,7 @@ class ModalityConfig:
             it blows up their noise), or not at all (`none`). None: `dim`.
     """
 
+    modality: str | None = None
     encoder: str | None = None
     field: str | None = None
     reduce: str | None = None

@@ -29,10 +29,10 @@ class Scope:
     views: int = 1
 
     def select(self, bank: "Bank", modality: str, config: ModalityConfig, view: int = 0) -> "Selection":
-        """The features of one modality and view."""
+        """The features of one modality and view; ``modality`` is its name in the recipe."""
         return bank.select(
             self.dataset,
-            modality,
+            config.modality or modality,
             encoder=config.encoder,
             field=config.field,
             where=self.where,

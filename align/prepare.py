@@ -89,7 +89,7 @@ def _record(
         "parameters": {name: heads.parameter_count(name) for name in heads.modalities},
         "losses": terms,
         "text_source": loaded.text_source,
-        "supervision": supervision(loaded.text_source, config.losses),
+        "supervision": supervision(loaded.text_source, terms, list(loaded.modalities)),
         "seed": config.seed,
     }
 

@@ -5,11 +5,12 @@ Nothing here reads features: only the catalog is asked, so a wrong name costs a 
 
 import dataclasses
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from align.config import LossConfig, ModalityConfig, TextConfig
+from align.config import ModalityConfig, TextConfig
+from align.pairs import resolve_pairs
 from store.errors import FrameBankError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ModalityRecipe:
     """One modality, everything resolved.
 
     Args:
+        modality: Whose features these are.
         encoder: Its encoder.
         feature_set: ``<encoder>@<fingerprint>``.
         space_digest: Of the features' space.
@@ -47,6 +49,7 @@ class ModalityRecipe:
         items: Clips (or texts) that have it.
     """
 
+    modality: str
     encoder: str
     feature_set: str
     space_digest: str
@@ -132,7 +135,7 @@ def choose_modalities(
         wanted = {name.strip(): ModalityConfig() for name in asked.split(",") if name.strip()}
     else:
         wanted = {name: config or ModalityConfig() for name, config in asked.items()}
-    for name in wanted:
+    for name in (config.modality or name for name, config in wanted.items()):
         if name not in there:
             known = ", ".join(there) or "none"
             raise RecipeError(
@@ -164,6 +167,7 @@ def resolve_modality(name: str, config: ModalityConfig, selection: "Selection") 
     if head in ("conv", "sequence") and steps > 1:
         options.setdefault("steps", steps)
     return ModalityRecipe(
+        modality=config.modality or name,
         encoder=selection.feature_set.partition("@")[0],
         feature_set=selection.feature_set,
         space_digest=selection.space_digest,
@@ -218,12 +222,20 @@ def _captions(bank: "Bank", dataset: str, source: str | None, generated: bool) -
     return _grouped(chosen.to_pydict())
 
 
-def supervision(text_source: str | None, losses: list[LossConfig]) -> list[str]:
-    """What tells training more than which features belong together: captions, labels; for reports."""
-    labels = text_source == "labels" or any(
-        loss.options.get("same_label", "negative") != "negative" for loss in losses
-    )
-    return [*(["captions"] if text_source == "captions" else []), *(["labels"] if labels else [])]
+def supervision(
+    text_source: str | None, terms: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> list[str]:
+    """What tells training more than which features belong together: captions, labels; for reports.
+
+    A text that no pair of a loss contains teaches nothing: it only keeps its place in the space.
+    """
+    pairs = [pair for term in terms for pair in resolve_pairs(term["pairs"], names)]
+    source = text_source if any(TEXT in pair for pair in pairs) else None
+    told = any(term["options"].get("same_label", "negative") != "negative" for term in terms)
+    return [
+        *(["captions"] if source == "captions" else []),
+        *(["labels"] if told or source == "labels" else []),
+    ]
 
 
 def _has_texts(bank: "Bank", dataset: str) -> bool:

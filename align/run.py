@@ -146,7 +146,7 @@ def _recorded(bank: "Bank", prepared: "Prepared") -> Path:
         directory = Path(distributed.text_from_first(str(run.directory)))
         write_json(directory / CONFIG_FILE, record)
         write_rows(directory, prepared.rows)
-        run.used(*(_used(record["dataset"], name, own) for name, own in record["modalities"].items()))
+        run.used(*(_used(record["dataset"], own) for own in record["modalities"].values()))
         trainer.state_path = directory / STATE_FILE
         if trainer.epoch:
             trainer.save()
@@ -158,11 +158,11 @@ def _recorded(bank: "Bank", prepared: "Prepared") -> Path:
     return directory
 
 
-def _used(dataset: str, modality: str, own: Mapping[str, Any]) -> SimpleNamespace:
+def _used(dataset: str, own: Mapping[str, Any]) -> SimpleNamespace:
     from store.tables import TEXT, TEXTS
 
-    owner = TEXTS if modality == TEXT else dataset
-    return SimpleNamespace(dataset=owner, modality=modality, feature_set=own["feature_set"])
+    owner = TEXTS if own["modality"] == TEXT else dataset
+    return SimpleNamespace(dataset=owner, modality=own["modality"], feature_set=own["feature_set"])
 
 
 def _record_metrics(run: Any, record: Mapping[str, Any], trainer: Any, curve: list[dict[str, Any]]) -> None:

@@ -127,8 +127,9 @@ class Source:
             return [name.strip() for name in asked.split(",") if name.strip()]
         there = [name for name in covered(self.bank, self.dataset) if name != TEXT]
         if self.alignment is not None:
-            heads = set(self.alignment.modalities)
-            there = [name for name in there if {name, name.partition(".")[0]} & heads]
+            heads = self.alignment.modalities
+            named = [name for name in heads if name not in there and self.media(name) in there]
+            there = [name for name in there if {name, name.partition(".")[0]} & {*heads}] + named
         if not there:
             command = extract_command(self.bank, self.dataset, "MODALITY")
             raise EvaluateError(f"{self.bank.path}: no features of {self.dataset} to evaluate; {command}")
@@ -175,7 +176,7 @@ class Source:
         """The features that are read of a modality; of all clips, or of a part."""
         return self.bank.select(
             TEXTS if modality == TEXT else self.dataset,
-            modality,
+            self.media(modality),
             encoder=self.encoder(modality),
             field=self._field(modality),
             protocol=self.protocol if part is not None else None,
@@ -218,12 +219,16 @@ class Source:
             found.setdefault(row["prompt_set"], []).append((row["label"], row["text"]))
         return found
 
+    def media(self, modality: str) -> str:
+        """Whose features are read: the modality itself, or what the checkpoint aligned under this name."""
+        return modality if self.alignment is None else self.alignment.media_of(modality)
+
     def encoder(self, modality: str) -> str | None:
         """The feature set to read: the one named, else one that the checkpoint's head takes."""
         if modality in self.encoders or self.alignment is None:
             return self.encoders.get(modality)
         own = self.alignment.settings(modality)
-        where = (TEXTS if modality == TEXT else self.dataset, modality, own["space_digest"])
+        where = (TEXTS if modality == TEXT else self.dataset, self.media(modality), own["space_digest"])
         fitting = [name for *found, name in self._sets if tuple(found) == where]
         if own["feature_set"] in fitting:
             return str(own["feature_set"])
