@@ -118,7 +118,7 @@ def _without_prefix(tensors: Tensors) -> Tensors:
 
 
 def entries(entry: str) -> tuple[str, ...]:
-    """What CMVRA may have called an encoder: views by their own names (``ir.ceiling`` -> ceiling, else ir)."""
+    """What CMVRA may have called an encoder: a view by its own name (``ir.ceiling``: ceiling, else ir)."""
     base, _, view = entry.partition(".")
     return (view, base) if view else (base,)
 

@@ -1,4 +1,4 @@
-"""Every recipe under configs/align trains for an epoch, through the real command line, on a bank made for it."""
+"""Every recipe under configs/align trains for an epoch, by the real command line, on a bank made for it."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def modalities(recipe: Path) -> dict[str, dict]:
 
 
 def bank_for(path: Path, recipe: Path) -> Bank:
-    """The feature sets that a recipe names, of random numbers; 24 clips of 3 classes, half of them training."""
+    """The feature sets that a recipe names, of random numbers; 24 clips of 3 classes, half of them teach."""
     content = yaml.safe_load((FOLDER / recipe).read_text())
     bank, rng = Bank.open(path, create=True), np.random.default_rng(0)
     ids = [f"c{number:02d}" for number in range(CLIPS)]

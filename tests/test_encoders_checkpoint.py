@@ -135,7 +135,7 @@ def test_a_cmvra_checkpoint_lists_its_modalities(alignment, modality):
 
 
 def test_a_views_encoder_is_its_own_where_the_file_has_one(tmp_path):
-    """CMVRA keys Drive&Act's cameras by name; one without an encoder of its own is encoded as all infrared."""
+    """CMVRA keys Drive&Act's cameras by name; one without an encoder of its own is encoded as infrared."""
     path = tmp_path / "checkpoint_ceiling_ir_rgb2.pth"
     state = {
         f"module.modalities_encoders.{name}.module.{key}": torch.full((2,), float(value))

@@ -62,7 +62,8 @@ def test_a_text_in_no_pair_teaches_nothing_and_still_names_classes(bank):
 def test_heads_fit_another_dataset_of_the_same_space(bank):
     """CMVRA's transfer: aligned on one dataset, probed on another whose classes lie along the same axes."""
     modalities = {"skeleton": ModalityConfig(encoder=FIRST), "inertial": ModalityConfig()}
-    run = f"run:{train(bank, AlignConfig(dataset='toy', protocol='none', modalities=modalities, train=QUICK)).name}"
+    config = AlignConfig(dataset="toy", protocol="none", modalities=modalities, train=QUICK)
+    run = f"run:{train(bank, config).name}"
     probe(str(bank.path), dataset="other", checkpoint=run)
     scores = {row["name"]: row for row in metrics_of(bank, "evaluate probe")}
     assert scores["probe/accuracy"]["n"] == 24 and scores["probe/accuracy"]["value"] > 0.5  # chance: 0.25
