@@ -1,4 +1,4 @@
-"""`python -m evaluate probe | knn | retrieve | zero-shot | search | report`."""
+"""`python -m evaluate probe | knn | retrieve | zero-shot | pooled | search | report`."""
 
 from store.cli import Command, run  # first: it sets what torch reads when it is loaded
 
@@ -7,6 +7,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line (``sys.argv`` if None), run the command, and exit."""
     from encoders.errors import EncoderError
     from evaluate.knn import knn
+    from evaluate.pooled import pooled
     from evaluate.probe import probe
     from evaluate.report import report
     from evaluate.retrieve import retrieve
@@ -18,6 +19,7 @@ def main(argv: list[str] | None = None) -> None:
         "knn": knn,
         "retrieve": retrieve,
         "zero-shot": zero_shot,
+        "pooled": pooled,
         "search": search,
         "report": report,
     }

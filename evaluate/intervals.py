@@ -8,34 +8,35 @@ from collections.abc import Callable
 
 import numpy as np
 
-from evaluate.metrics import class_average
+from evaluate.metrics import class_weights
 
 RESAMPLES = 1000
 Z = 1.959964  # standard deviations that hold 95 % of a normal distribution
 CHUNK_VALUES = 20_000_000
 
 
-def share_interval(hits: np.ndarray, classes: np.ndarray | None = None) -> tuple[float, float]:
+def share_interval(
+    hits: np.ndarray, classes: np.ndarray | None = None, weights: np.ndarray | None = None
+) -> tuple[float, float]:
     """Wilson's score interval of a share: unlike the bootstrap it does not collapse at 0 and 1.
 
     Source: Wilson, JASA 22 (1927). With ``classes`` the share is the classes' mean (balanced accuracy): a
-    weighted mean with weights w, taken as a share of 1 / sum(w^2) examples (Kish's effective number).
+    weighted mean, taken as a share of (sum w)^2 / sum(w^2) examples (Kish's effective number).
     Hits between 0 and 1 (fair ties) vary less than coin flips, so the interval is wide rather than narrow.
 
     Args:
         hits: (n,) in [0, 1].
         classes: (n,) of the examples; None: plain mean.
+        weights: (n,), instead of classes.
 
     Raises:
         ValueError: For no hits.
     """
     if not len(hits):
         raise ValueError("share_interval: no examples")
-    if classes is None:
-        share, n = float(np.mean(hits)), float(len(hits))
-    else:
-        counts = np.unique(classes, return_counts=True)[1]
-        share, n = class_average(hits, classes), len(counts) ** 2 / float(np.sum(1 / counts))
+    if weights is None:
+        weights = np.ones(len(hits)) if classes is None else class_weights(classes)
+    share, n = float(np.average(hits, weights=weights)), float(weights.sum() ** 2 / np.sum(weights**2))
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     reach = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     return max(0.0, float(centre - reach)), min(1.0, float(centre + reach))

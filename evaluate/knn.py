@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evaluate.classification import Classified, Outcome, outcome, record_and_print
+from evaluate.provenance import provenance
 from evaluate.source import AUTO, Clips, EvaluateError, Source, open_sources
 from store.cli import resolved
 
@@ -60,7 +61,7 @@ def knn(
         lambda: first.modalities(modalities),
         "searching the neighbours of",
         lambda modality: [_scored(sources, modality, among or modality, train_part, part, neighbours)],
-        f"{first.dataset}, {first.protocol}: {neighbours} nearest of {train_part}, {part}; percent [95 %]\n",
+        f"{first.dataset}, {first.protocol}: {neighbours} nearest of {train_part}, {part}",
     )
     return 0
 
@@ -79,10 +80,9 @@ def _scored(
         "modality": modality,
         "among": among,
         "neighbours": neighbours,
-        "source": " ".join(source.name for source in sources),
         "features": features,
         "chance": 1 / len(np.unique(found[0].labels)),
-        "supervision": sources[0].supervision,
+        **provenance(sources),
     }
     return outcome(found, names, detail, {"modality": modality, "among": among})
 
@@ -102,7 +102,7 @@ def vote(known: Clips, asked: Clips, neighbours: int, classes: int) -> Classifie
     """
     from evaluate.index import FlatIndex, unit
     from evaluate.leakage import refuse_overlap
-    from evaluate.metrics import expected_confusion, top_k_hits
+    from evaluate.metrics import expected_confusion, sole_best, top_k_hits
 
     refuse_overlap("knn", known.items, asked.items, "clips to score", "use parts that share none")
     here, there = known.labels >= 0, asked.labels >= 0
@@ -119,4 +119,5 @@ def vote(known: Clips, asked: Clips, neighbours: int, classes: int) -> Classifie
     # A class without a vote is never the answer, also not as one of many that share the fifth place.
     voted = votes[np.arange(len(labels)), labels] > 0
     top_1, top_5 = (top_k_hits(votes, labels, k) * voted for k in (1, 5))
-    return Classified(labels, top_1, top_5, expected_confusion(votes, labels))
+    confusion = expected_confusion(votes, labels)
+    return Classified(asked.items[there], labels, sole_best(votes), top_1, top_5, confusion)

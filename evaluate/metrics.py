@@ -195,6 +195,13 @@ def top_k_hits(scores: ArrayLike, labels: ArrayLike, k: int = 1, tolerance: floa
     return first_relevant(values, truth[:, None] == np.arange(values.shape[1]), tolerance).within(k)
 
 
+def sole_best(scores: ArrayLike, tolerance: float = 0.0) -> np.ndarray:
+    """(n, C) scores -> (n,) the class that scores best; -1 where several do."""
+    values = np.asarray(scores)
+    best = values >= values.max(axis=1, keepdims=True) - tolerance
+    return np.where(best.sum(axis=1) == 1, best.argmax(axis=1), -1)
+
+
 def expected_confusion(scores: ArrayLike, labels: ArrayLike, tolerance: float = 0.0) -> np.ndarray:
     """(C, C) confusion of the arg max, a tie shared equally among its classes; rows sum to class counts."""
     values, truth = np.asarray(scores), np.asarray(labels)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evaluate.classification import Outcome, record_and_print
+from evaluate.predictions import Predictions
+from evaluate.provenance import provenance
 from evaluate.source import AUTO, Clips, EvaluateError, Source, open_sources
 from store.cli import resolved
 
@@ -15,6 +17,8 @@ class Probed:
     """A probe's outcome on the clips to score.
 
     Attributes:
+        items: (n,) clip ids.
+        guesses: (n,) the class that scores best, -1 where several do.
         hits: (n,) probability that the prediction is right (ties fairly).
         labels: (n,) true classes.
         confusion: (C, C) counts, row = true class.
@@ -23,6 +27,8 @@ class Probed:
         classes: Number of classes in training.
     """
 
+    items: np.ndarray
+    guesses: np.ndarray
     hits: np.ndarray
     labels: np.ndarray
     confusion: np.ndarray
@@ -93,7 +99,7 @@ def probe(
         lambda: first.modalities(modalities),
         "probing",
         lambda modality: [probe_modality(sources, modality, lesson, device)],
-        f"{first.dataset}, {first.protocol}: {lesson.told()}; percent [95 %]\n",
+        f"{first.dataset}, {first.protocol}: {lesson.told()}",
     )
     return 0
 
@@ -161,12 +167,11 @@ def probe_modality(sources: Sequence[Source], modality: str, lesson: Lesson, dev
         "modality": modality,
         "learn_from": lesson.learn_from or modality,
         "shots": lesson.shots,
-        "source": " ".join(source.name for source in sources),
         "features": features,
         "chance": 1 / probed[0].classes,
         "strength": [one.strength for one in probed],
         "held_out_accuracy": [one.held_out for one in probed],
-        "supervision": sources[0].supervision,
+        **provenance(sources),
     }
     total = share("accuracy", hits, detail)
     balanced = share("balanced_accuracy", hits, detail, labels)
@@ -180,9 +185,10 @@ def probe_modality(sources: Sequence[Source], modality: str, lesson: Lesson, dev
         "L2": ", ".join(sorted({f"{one.strength:g}" for one in probed})),
     }
     matrix = np.mean([one.confusion for one in probed], axis=0)
-    shown = {key: detail[key] for key in ("modality", "source", "features", "supervision")}
+    shown = {key: detail[key] for key in ("modality", "features", *provenance(sources))}
     entry = confusion_entry(matrix, sources[0].label_names, accuracy=total.value, **shown)
-    return Outcome([total, balanced], row, entry)
+    said = Predictions(detail, probed[0].items, labels, np.stack([one.guesses for one in probed]), hits)
+    return Outcome([total, balanced], row, entry, said)
 
 
 def probe_clips(
@@ -204,7 +210,7 @@ def probe_clips(
     """
     from evaluate.leakage import refuse_overlap
     from evaluate.logistic import TIE, choose_strength, fit_logistic
-    from evaluate.metrics import expected_confusion, top_k_hits
+    from evaluate.metrics import expected_confusion, sole_best, top_k_hits
 
     refuse_overlap("probe", train.items, test.items, "clips to score", "use parts that share none")
     known, scored = train.labels >= 0, test.labels >= 0
@@ -222,6 +228,8 @@ def probe_clips(
     model = fit_logistic(features, labels, strength, device)
     scores, truth = model.scores(test.vectors[scored], classes), test.labels[scored]
     return Probed(
+        test.items[scored],
+        sole_best(scores, TIE),
         top_k_hits(scores, truth, tolerance=TIE),
         truth,
         expected_confusion(scores, truth, tolerance=TIE),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluate.metrics import RECALL_AT, Ranks, chance_ranks, first_relevant, retrieval_metrics
+from evaluate.provenance import provenance
 from evaluate.sides import By
 from evaluate.source import EvaluateError, Source
 
@@ -127,11 +128,10 @@ def outcome(sources: Sequence[Source], searches: Sequence[Search], options: Opti
         "query": one.queries.modality,
         "gallery": one.gallery.modality,
         "by": options.by,
-        "source": " ".join(source.name for source in sources),
         "features": f"{one.queries.features} -> {one.gallery.features}",
         "gallery_size": len(one.gallery),
         "unanswered": one.unanswered,
-        "supervision": sources[0].supervision,
+        **provenance(sources),
     }
     if options.rescore:
         detail["transductive"] = options.rescore

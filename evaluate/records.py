@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluate.intervals import share_interval
-from evaluate.metrics import class_average, class_weights
+from evaluate.metrics import class_weights
 from evaluate.source import Source, encode_seconds_saved, in_seconds
 from evaluate.statistics import bootstrap
 
@@ -49,7 +49,13 @@ class Score:
         run.metric(f"{command}/{self.name}", self.value, self.n, self.low, self.high, **self.detail)
 
 
-def share(name: str, hits: np.ndarray, detail: Mapping[str, Any], classes: np.ndarray | None = None) -> Score:
+def share(
+    name: str,
+    hits: np.ndarray,
+    detail: Mapping[str, Any],
+    classes: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+) -> Score:
     """The mean of hits in [0, 1] (of the classes' means, with ``classes``) with its 95 % interval.
 
     Args:
@@ -58,13 +64,15 @@ def share(name: str, hits: np.ndarray, detail: Mapping[str, Any], classes: np.nd
             bootstrap over clips and checkpoints.
         detail: Goes to the catalog.
         classes: (n,) true classes.
+        weights: (n,) of mean 1, instead of classes.
     """
     one = hits.mean(axis=0)
-    mean = float(one.mean()) if classes is None else class_average(one, classes)
-    if len(hits) == 1:
-        low, high = share_interval(one, classes)
-    else:
+    if weights is None:
         weights = np.ones(len(one)) if classes is None else class_weights(classes)
+    mean = float(np.mean(one * weights))
+    if len(hits) == 1:
+        low, high = share_interval(one, weights=weights)
+    else:
         drawn = bootstrap(hits * weights)
         low, high = drawn.low, drawn.high
     return Score(name, mean, len(one), low, high, {**detail, "each": hits.mean(axis=1).tolist()})

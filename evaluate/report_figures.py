@@ -10,8 +10,9 @@ import numpy as np
 
 from evaluate.page import card, picture
 from evaluate.plots import confusion_svg, curves_svg, mark_svg, scatter_svg
+from evaluate.provenance import kind
 from evaluate.records import CONFUSION_FILE, EXAMPLES_FILE, read_file
-from evaluate.report_tables import kind, source_tags
+from evaluate.report_tables import source_tags
 from store.tables import TEXT
 
 if TYPE_CHECKING:

@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from evaluate.page import Cell, card, duration, table, tag
 from evaluate.plots import interval_svg
+from evaluate.provenance import IDENTITY, LABELS, kind, setting
 from store.text_table import byte_text
 
 if TYPE_CHECKING:
     from store.bank import Bank
 
 MOST_RUNS = 200
-# What, of a metric's detail, names a row.
-IDENTITY = (
-    "modality", "among", "neighbours", "learn_from", "shots", "query", "gallery", "by", "prompt_set",
-    "transductive", "convention", "missing",
-)  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -64,12 +60,6 @@ def latest(rows: Iterable[Row]) -> list[Row]:
     return list(newest.values())
 
 
-def kind(detail: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What was scored, without which run of it."""
-    source = str(detail.get("source", "")).split(" ")[0]
-    return (*(detail.get(name) for name in IDENTITY), source, tuple(detail.get("supervision") or ()))
-
-
 def source_tags(detail: Mapping[str, Any]) -> str:
     """Labels: raw or aligned, how many checkpoints, what supervised them, and what else must be known."""
     ways = [tag(f"transductive: {detail['transductive']}", warn=True)] if detail.get("transductive") else []
@@ -82,14 +72,11 @@ def _made_by(detail: Mapping[str, Any]) -> str:
     checkpoints = source.split(" ")[1::2]
     if not checkpoints:
         return tag(source) if source else ""
-    name = (
-        f"aligned …{checkpoints[0][-6:]}"
-        if len(checkpoints) == 1
-        else f"aligned, {len(checkpoints)} checkpoints"
-    )
+    several = f", {len(checkpoints)} checkpoints" if len(checkpoints) > 1 else f" …{checkpoints[0][-6:]}"
+    on = f" on {detail['aligned_on']}" if detail.get("aligned_on") else ""
     told = detail.get("supervision") or []
-    marks = [tag(f"trained with {one}", warn=one == "labels") for one in told]
-    return " ".join([tag(name), *marks])
+    marks = [tag(f"trained with {one}", warn=one == LABELS) for one in told]
+    return " ".join([tag(f"aligned{several}{on}"), *marks])
 
 
 def _classification_table(rows: Sequence[Row]) -> str:
@@ -103,12 +90,7 @@ def _classification_table(rows: Sequence[Row]) -> str:
 
 def _classification_row(main: Row, others: Mapping[str, Row]) -> list[Cell]:
     detail = main["detail"]
-    among = detail.get("among", detail["modality"])
-    teacher, shots = detail.get("learn_from", detail["modality"]), detail.get("shots")
-    notes = [detail.get("prompt_set"), f"{shots} shots" if shots else None]
-    notes += [f"among {among}"] if among != detail["modality"] else []
-    notes += [f"learnt from {teacher}"] if teacher != detail["modality"] else []
-    how = ", ".join(one for one in notes if one)
+    how = setting(detail)
     note = f" <small>{escape(how)}</small>" if how else ""
     features = _short(detail.get("features", "")).removesuffix(" aligned")
     return [
@@ -232,6 +214,7 @@ _TABLES = {
     "evaluate probe": _classification_table,
     "evaluate knn": _classification_table,
     "evaluate zero-shot": _classification_table,
+    "evaluate pooled": _classification_table,
     "evaluate retrieve": _retrieval_table,
 }
 

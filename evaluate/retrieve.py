@@ -1,9 +1,10 @@
 """`python -m evaluate retrieve`: find clips of one modality by another, or by text, through FAISS."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from evaluate.provenance import told
 from evaluate.sides import By
 from evaluate.source import AUTO, EvaluateError, Source, open_sources
 from store.cli import resolved
@@ -92,7 +93,7 @@ def retrieve(
             examples += found.examples
         write_file(run, EXAMPLES_FILE, examples)
         run.used(*(selection for source in sources for selection in source.used))
-    print(heading(first, by, part, rescore))
+    print(heading(sources, by, part, rescore))
     print_table(rows)
     if convention != "expected":
         print(f"\nthe same, ties counted as {convention} does\n")
@@ -175,16 +176,11 @@ def directions(
     return pairs
 
 
-def heading(source: Source, by: By, part: str, rescore: str | None = None) -> str:
+def heading(sources: Sequence[Source], by: By, part: str, rescore: str | None = None) -> str:
     """What the table below it shows."""
-    where = (
-        f"{source.dataset}, {source.protocol} {part}" if source.protocol else f"{source.dataset}, all clips"
-    )
-    told = (
-        f"; the checkpoint was supervised by {' and '.join(source.supervision)}" if source.supervision else ""
-    )
-    told += f"; TRANSDUCTIVE: {rescore} over all queries" if rescore else ""
-    return f"{where}; right = same {by}; {source.name}{told}; R@k in percent [95 %]\n"
+    seen = f"; TRANSDUCTIVE: {rescore} over all queries" if rescore else ""
+    place = sources[0].place(part)
+    return f"{place}; right = same {by}; {told(sources)}{seen}; R@k in percent [95 %]\n"
 
 
 def _has_text(source: Source, by: By) -> bool:

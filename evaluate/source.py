@@ -85,6 +85,10 @@ class Source:
         """What told the checkpoint more than which features belong to one clip: captions, labels."""
         return [] if self.alignment is None else self.alignment.supervision
 
+    def place(self, part: str) -> str:
+        """Dataset, protocol and part, for people."""
+        return f"{self.dataset}, {self.protocol} {part}" if self.protocol else f"{self.dataset}, all clips"
+
     def require_parts(self, who: str) -> None:
         """Refuse a dataset without a protocol.
 

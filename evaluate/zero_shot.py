@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from evaluate.classification import Classified, Outcome, outcome, record_and_print
+from evaluate.provenance import provenance
 from evaluate.source import AUTO, Clips, EvaluateError, Source, open_sources
 from store.cli import resolved
 from store.tables import TEXT
@@ -74,7 +75,7 @@ def zero_shot(
 
     def outcomes(modality: str) -> list[Outcome]:
         clips = [source.clips(modality, part) for source in sources]
-        return [classified(sources, clips, list(several)) for several in zip(*sets, strict=True)]
+        return [classified(sources, clips, list(several), classes) for several in zip(*sets, strict=True)]
 
     record_and_print(
         "zero-shot",
@@ -83,7 +84,7 @@ def zero_shot(
         lambda: scorable(first, modalities),
         "classifying",
         outcomes,
-        heading(first, part),
+        f"{first.place(part)}; nearest class text",
     )
     return 0
 
@@ -165,17 +166,19 @@ def scorable(source: Source, asked: str | None) -> list[str]:
     return joint
 
 
-def classified(sources: Sequence[Source], clips: Sequence[Clips], sets: Sequence[Prompts]) -> Outcome:
-    """One modality and prompt set over all checkpoints."""
+def classified(
+    sources: Sequence[Source], clips: Sequence[Clips], sets: Sequence[Prompts], among: str = "all"
+) -> Outcome:
+    """One modality and prompt set over all checkpoints; ``among`` says which classes the prompts are of."""
     names, classes = sources[0].label_names, len(sets[0].classes)
     found = [classify(one, prompt, len(names)) for one, prompt in zip(clips, sets, strict=True)]
     detail = {
         "modality": clips[0].modality,
         "prompt_set": sets[0].name,
-        "source": " ".join(source.name for source in sources),
+        "classes": among,
         "features": clips[0].features,
         "chance": 1 / classes,
-        "supervision": sources[0].supervision,
+        **provenance(sources),
     }
     made = outcome(found, names, detail, {"modality": clips[0].modality, "prompts": sets[0].name})
     return replace(made, row={**made.row, "classes": classes})
@@ -188,7 +191,7 @@ def classify(clips: Clips, prompts: Prompts, classes: int) -> Classified:
         EvaluateError: If no clip has a label.
     """
     from evaluate.index import TOLERANCE, unit
-    from evaluate.metrics import expected_confusion, top_k_hits
+    from evaluate.metrics import expected_confusion, sole_best, top_k_hits
 
     rows = np.flatnonzero(clips.labels >= 0)
     if not len(rows):
@@ -199,17 +202,5 @@ def classify(clips: Clips, prompts: Prompts, classes: int) -> Classified:
     scores[:, prompts.classes] = known
     named = np.isin(labels, prompts.classes)
     top_1, top_5 = (top_k_hits(scores, labels, k, TOLERANCE) * named for k in (1, 5))
-    return Classified(labels, top_1, top_5, expected_confusion(scores, labels, TOLERANCE))
-
-
-def heading(source: Source, part: str) -> str:
-    """What the table below it shows, and what the checkpoint had been told."""
-    where = (
-        f"{source.dataset}, {source.protocol} {part}" if source.protocol else f"{source.dataset}, all clips"
-    )
-    told = ""
-    if "labels" in source.supervision:
-        told = "; SUPERVISED: the checkpoint was trained with these class names or labels"
-    elif source.supervision:
-        told = f"; the checkpoint was supervised by {' and '.join(source.supervision)}"
-    return f"{where}; nearest class text; {source.name}{told}; percent [95 %]\n"
+    confusion = expected_confusion(scores, labels, TOLERANCE)
+    return Classified(clips.items[rows], labels, sole_best(scores, TOLERANCE), top_1, top_5, confusion)

@@ -17,6 +17,7 @@ from evaluate.metrics import (
     expected_confusion,
     first_relevant,
     retrieval_metrics,
+    sole_best,
     top_k_hits,
 )
 
@@ -201,3 +202,9 @@ def test_class_weights_turn_a_mean_into_the_classes_mean() -> None:
     weights = class_weights(labels)
     assert weights.mean() == pytest.approx(1)
     assert np.mean(hits * weights) == pytest.approx(class_average(hits, labels))
+
+
+def test_the_sole_best_class_or_none() -> None:
+    scores = np.array([[1, 3, 2], [3, 3, 2], [0, 0, 0], [1.0, 1.0 + 1e-7, 0]])
+    assert sole_best(scores).tolist() == [1, -1, -1, 1]
+    assert sole_best(scores, 1e-6).tolist() == [1, -1, -1, -1]

@@ -13,8 +13,9 @@ from PIL import Image
 from evaluate.page import Cell, Section, duration, page, picture, table
 from evaluate.plots import confusion_svg, curves_svg, hue, interval_svg, mark_svg, scatter_svg, ticks
 from evaluate.probe import probe
+from evaluate.provenance import kind
 from evaluate.report import ReportError, report
-from evaluate.report_tables import kind, latest, results
+from evaluate.report_tables import latest, results
 from evaluate.retrieve import retrieve
 from evaluate.search import search
 from evaluate.space_map import positions, sample_rows
