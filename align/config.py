@@ -112,9 +112,12 @@ class TrainConfig:
     Args:
         epochs: Passes over the training clips.
         batch: Clips a step, which are each other's negatives; under torchrun, of each process.
-        learning_rate: Peak of the schedule (AdamW).
-        weight_decay: AdamW's; biases, norms and the temperature have none.
-        warmup: Share of all steps with a linearly rising rate; then it falls along a cosine.
+        optimizer: `adamw` or `adam` (with weight_decay 0: CMVRA's).
+        learning_rate: Peak of the schedule.
+        betas: The optimiser's memory of gradients and of their squares.
+        weight_decay: The optimiser's; biases, norms and the temperature have none.
+        schedule: `cosine` to 0, `constant`, or `step:EPOCHS:FACTOR` (CMVRA: step:4:0.1, with warmup 0).
+        warmup: Share of all steps with a linearly rising rate, before the schedule.
         clip_norm: Largest norm of the gradient; 0: unbounded.
         average: Decay per step of a moving average of the weights, which is then what is kept; 0: none.
         select: `best` validation loss or `last` epoch; without held-out clips it is `last`.
@@ -126,8 +129,11 @@ class TrainConfig:
 
     epochs: int = 100
     batch: int = 512
+    optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = 1e-3
+    betas: list[float] = dataclasses.field(default_factory=lambda: [0.9, 0.999])
     weight_decay: float = 0.05
+    schedule: str = "cosine"
     warmup: float = 0.05
     clip_norm: float = 1.0
     average: float = 0.0

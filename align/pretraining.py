@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from align.mae_config import MaeConfig
-from align.train import Curve, TrainingError, schedule
+from align.optimizer import schedule
+from align.train import Curve, TrainingError
 
 LOSS = "loss"  # of a task's errors, the one that is made small
 EVALUATION = 0  # the view of clips as they are; training takes view 1 in its first epoch, and so on

@@ -21,6 +21,7 @@ from align import distributed
 from align.config import AugmentConfig, TrainConfig
 from align.data import Batch, ClipData, Loader, sources
 from align.model import Heads, WeightedLosses
+from align.optimizer import optimizer, schedule
 from align.scores import pair_recall
 from store.errors import FrameBankError
 
@@ -71,8 +72,15 @@ class Trainer:
         feed = sources(self.data, batch, self.device)
         self.loader = Loader(self.data, feed, self.training, batch, self.seed, self.augment)
         self.watched = Loader(self.data, feed, self.validation, batch)
-        self.optimizer = _optimizer(self.heads, self.losses, self.config)
+        if not any(value.requires_grad for value in self._parameters()):
+            raise TrainingError(
+                "align: no head has parameters to train (all are identity or frozen); choose another --head"
+            )
+        self.optimizer = optimizer(
+            [*self.heads.named_parameters(), *self.losses.named_parameters()], self.config
+        )
         self.steps = self.config.epochs * len(self.loader)
+        self._set_rate(0)  # a schedule that cannot be read is refused before anything is recorded
         self.averaged = _copy(self.heads) if self.config.average else {}
         self.best: dict[str, Tensor] = {}
         self.curve: Curve = []
@@ -169,7 +177,7 @@ class Trainer:
         loss = self.losses(*distributed.gather_batch(embeddings, *batch.facts))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        distributed.average_gradients([*self.heads.parameters(), *self.losses.parameters()])
+        distributed.average_gradients(self._parameters())
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.heads.parameters(), self.config.clip_norm)
         self.optimizer.step()
@@ -178,8 +186,13 @@ class Trainer:
             self._average()
         return loss.detach()
 
+    def _parameters(self) -> list[Tensor]:
+        return [*self.heads.parameters(), *self.losses.parameters()]
+
     def _set_rate(self, step: int) -> float:
-        rate = self.config.learning_rate * schedule(step, self.steps, self.config.warmup)
+        config, epoch_steps = self.config, len(self.loader)
+        factor = schedule(step, self.steps, config.warmup, config.schedule, epoch_steps)
+        rate = config.learning_rate * factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
@@ -229,14 +242,6 @@ class Trainer:
         return len(losses) - 1 - int(np.argmin(losses)) >= self.config.patience
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Factor of the learning rate: linear rise over the first ``warmup`` share, then half a cosine to 0."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
 def resolve_device(name: str) -> torch.device:
     """``auto`` is the GPU if there is one, else the CPU; each of torchrun's processes has its own GPU."""
     if name == "auto":
@@ -266,23 +271,6 @@ def progress(epochs: int, every_seconds: float = 2.0) -> Callable[[dict[str, Any
         print(f"{text}  {left:.0f} s left", file=sys.stderr)
 
     return show
-
-
-def _optimizer(heads: nn.Module, losses: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    parameters = [*heads.named_parameters(), *losses.named_parameters()]
-    decayed = [value for _, value in parameters if value.ndim > 1]
-    plain = [value for _, value in parameters if value.ndim <= 1]
-    if not parameters:
-        raise TrainingError(
-            "align: no head has parameters to train (all are identity); choose another --head"
-        )
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.learning_rate, fused=True
-    )
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:

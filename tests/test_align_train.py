@@ -19,7 +19,7 @@ from align.data import ClipData, text_track, track
 from align.model import Heads, HeadSpec, build_losses
 from align.scores import pair_recall, recall_at_1
 from align.standardise import standardise
-from align.train import Trainer, TrainingError, resolve_device, schedule
+from align.train import Trainer, TrainingError, resolve_device
 
 ROOT = Path(__file__).resolve().parent.parent
 LOSS = [
@@ -260,13 +260,6 @@ def test_nothing_to_train_is_said():
 def test_unusable_device_is_named():
     with pytest.raises(TrainingError, match="'abacus' is not usable"):
         resolve_device("abacus")
-
-
-def test_the_learning_rate_rises_then_falls_to_zero():
-    rates = [schedule(step, 100, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == 1 and max(rates) == 1
-    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 1e-3
-    assert rates[55] == pytest.approx(0.5)
 
 
 # The running check -------------------------------------------
