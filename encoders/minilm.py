@@ -16,7 +16,7 @@ import torch
 from encoders.errors import WeightsError
 from encoders.pretrained import Card
 from encoders.protocols import Field
-from encoders.text import encode_in_buckets
+from encoders.text import encode_in_buckets, tokenise
 from encoders.weights import folder_digest
 
 DIM = 384
@@ -90,10 +90,18 @@ class MiniLM:
         """L texts -> ``(L, 384)`` float32 unit rows; longer than 256 word pieces is cut."""
         return encode_in_buckets(list(texts), self.tokenizer, self._encode_tokens, MAX_TOKENS, DIM)
 
-    @torch.inference_mode()
-    def _encode_tokens(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+    def tokenise(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """See :class:`encoders.protocols.TextEncoder`."""
+        return tokenise(texts, self.tokenizer, MAX_TOKENS)
+
+    def text_features(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """See :class:`encoders.protocols.TextEncoder`."""
         tokens = {key: value.to(self.device) for key, value in tokens.items()}
         hidden = self.model(**tokens).last_hidden_state.float()
         mask = tokens["attention_mask"].unsqueeze(-1).float()
         mean = (hidden * mask).sum(1) / mask.sum(1)
-        return torch.nn.functional.normalize(mean, dim=-1).cpu()
+        return torch.nn.functional.normalize(mean, dim=-1)
+
+    @torch.inference_mode()
+    def _encode_tokens(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.text_features(tokens).cpu()

@@ -108,6 +108,9 @@ class Encoder(Protocol):
         """The picklable, weightless preprocessing for the decode workers."""
         ...
 
+    # Those that can be trained end to end have ``model`` (an nn.Module) and ``features``: ``encode``,
+    # differentiable. ``network()``, where there is one, gives the form of the model that is trained.
+
     def encode(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """``(B, T, ...)`` prepared media -> ``{field: (B, T', N, D)}`` float32, on its device.
 
@@ -118,7 +121,11 @@ class Encoder(Protocol):
 
 
 class TextEncoder(Protocol):
-    """Encoder of texts; each text's feature does not depend on its neighbours in the batch."""
+    """Encoder of texts; each text's feature does not depend on its neighbours in the batch.
+
+    Those that can be trained end to end have, as well, ``tokenise(texts)``: token tensors ``(L, length)`` on
+    the CPU, and ``text_features(tokens)``: ``(L, D)`` float32 on its device, differentiable.
+    """
 
     name: str
     revision: int

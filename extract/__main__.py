@@ -68,7 +68,7 @@ def extract(
         encoder: Instead of the YAML's (`python -m encoders list` tells more): ENCODERS.
         weights: Checkpoint file, model folder or hub id for the encoder, instead of its own; "random" for
             tests; rgb=FILE,ir=FILE for several modalities.
-        preset: Preprocessing of encoders that have a choice: official (its authors') or cmvra (CMVRA's).
+        preset: Preprocessing of encoders that have a choice: official (its authors'), cmvra, small.
         allow_partial: Comma-separated keys that a checkpoint may lack, or prefixes that end in a dot.
         frames: That many frames from each clip, evenly spread, or "all".
         fps: Frames at this rate instead.

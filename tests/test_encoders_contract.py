@@ -38,7 +38,8 @@ def _is_family(name: str) -> bool:
 
 def _fresh(name: str, modality: str, preset: str = OFFICIAL) -> Any:
     if not _is_family(name):
-        return load_encoder(name, modality=modality)
+        options = {} if preset == OFFICIAL else {"preset": preset}
+        return load_encoder(name, modality=modality, **options)
     return load_encoder(name, weights=RANDOM, modality=modality, architecture=TINY, preset=preset)
 
 
