@@ -234,16 +234,21 @@ class Loader:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The shuffled, augmented batches of one epoch: this rank's share of each."""
+        seed, jobs = self.draws(number)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return _ahead(jobs, lambda draw, turn: self._augmented(self.batch_of(draw, turn), generator))
+
+    def draws(self, number: int) -> tuple[int, list[Draw]]:
+        """A seed for an epoch's augmentation, and what :meth:`batch_of` gathers in it: this rank's share."""
         draws, rank = np.random.default_rng([self.seed, number]), distributed.rank()
-        generator = torch.Generator(self.device).manual_seed(int(draws.integers(2**62)) + rank)
-        order = draws.permutation(self.clips)
+        seed, order = int(draws.integers(2**62)) + rank, draws.permutation(self.clips)
         whole = self.share * distributed.size()
         mine = slice(rank * self.share, (rank + 1) * self.share)
         jobs = []
         for step in range(len(self)):
             clips = order[step * whole : (step + 1) * whole]
             jobs.append((clips[mine], draws.random(whole)[mine], draws.random(whole)[mine]))
-        return _ahead(jobs, lambda draw, turn: self._augmented(self.batch_of(draw, turn), generator))
+        return seed, jobs
 
     def in_order(self) -> Iterator[Batch]:
         """All clips in their order, first row each, not augmented; the last batch may be smaller."""

@@ -1,8 +1,8 @@
 """Bank selections -> clips with everything that training needs in memory; the catalog is left alone after."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -59,12 +59,43 @@ class Materialised:
     text_source: str | None
 
 
+class Part(Protocol):
+    """Where one modality of the clips comes from.
+
+    Attributes:
+        recipe: Everything about it, resolved.
+        items: The clips that it adds; empty for texts, which go with clips that others add.
+        source: ``captions`` or ``labels`` for texts, else None.
+    """
+
+    recipe: ModalityRecipe
+
+    @property
+    def items(self) -> Sequence[str]:
+        """See the class."""
+        ...
+
+    @property
+    def source(self) -> str | None:
+        """See the class."""
+        ...
+
+    def has(self, clips: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Which of these clips have the modality: (n,) bool."""
+        ...
+
+    def track(self, clips: np.ndarray, labels: np.ndarray) -> Track:
+        """Its rows over these clips."""
+        ...
+
+
 def materialise(
     bank: "Bank",
     scope: Scope,
     modalities: Mapping[str, ModalityConfig],
     text: TextConfig | None = None,
     missing: str = "mask",
+    live: Mapping[str, Part] | None = None,
 ) -> Materialised:
     """Load all modalities of the clips in scope.
 
@@ -74,37 +105,27 @@ def materialise(
         modalities: Name -> how; ``text`` among them or not.
         text: Where texts come from.
         missing: ``mask``: keep clips with at least two modalities; ``drop``: only those with all.
+        live: Modalities that do not come from the bank's features.
 
     Raises:
         RecipeError: If fewer than two clips are left, texts are not encoded, or memory will not hold it.
     """
-    media = [name for name in modalities if name != TEXT]
-    selected = {
-        name: [scope.select(bank, name, modalities[name], view) for view in range(scope.views)]
-        for name in media
-    }
-    recipes = {name: resolve_modality(name, modalities[name], selected[name][0]) for name in media}
-    texts = (
-        _Texts(bank, scope.dataset, modalities[TEXT], text or TextConfig()) if TEXT in modalities else None
-    )
-    clips, labels, columns = _clips(bank, scope.dataset, selected)
-    present = {name: np.isin(clips.astype(str), selected[name][0].items.astype(str)) for name in media}
-    if texts is not None:
-        recipes[TEXT] = texts.recipe
-        present[TEXT] = np.array([len(row) > 0 for row in texts.choices(clips, labels)])
+    parts: dict[str, Part] = {}
+    for name, config in modalities.items():
+        if live is not None and name in live:
+            parts[name] = live[name]
+        elif name == TEXT:
+            parts[name] = _Texts(bank, scope.dataset, config, text or TextConfig())
+        else:
+            parts[name] = _Stored(bank, scope, name, config)
+    clips, labels, columns = _clips(bank, scope.dataset, parts.values())
+    present = {name: part.has(clips, labels) for name, part in parts.items()}
     keep = _kept(f"{bank.path}: {scope.dataset}", present, len(modalities) if missing == "drop" else 2)
     clips, labels = clips[keep], labels[keep]
-    tracks = {name: _media_track(name, selected[name], recipes[name], clips) for name in media}
-    if texts is not None:
-        tracks[TEXT] = texts.track(clips, labels)
-    data = ClipData(
-        clips,
-        labels,
-        {name: tracks[name] for name in modalities},
-        {name: values[keep] for name, values in columns.items()},
-    )
-    source = texts.source if texts is not None else None
-    return Materialised(scope, data, {name: recipes[name] for name in modalities}, source)
+    tracks = {name: part.track(clips, labels) for name, part in parts.items()}
+    data = ClipData(clips, labels, tracks, {name: values[keep] for name, values in columns.items()})
+    source = next((part.source for part in parts.values() if part.source is not None), None)
+    return Materialised(scope, data, {name: part.recipe for name, part in parts.items()}, source)
 
 
 def _kept(where: str, present: Mapping[str, np.ndarray], at_least: int) -> np.ndarray:
@@ -119,14 +140,53 @@ def _kept(where: str, present: Mapping[str, np.ndarray], at_least: int) -> np.nd
     return keep
 
 
-class _Texts:
-    """The encoded texts of a dataset: which ones each clip may draw, and their features."""
+class TextChoices:
+    """Which texts each clip of a dataset may draw.
+
+    Args:
+        bank: The bank.
+        dataset: Whose texts.
+        text: Which of them.
+
+    Attributes:
+        source: ``captions`` or ``labels``.
+        place: Text id -> its row.
+    """
+
+    items: Sequence[str] = ()
+
+    def __init__(self, bank: "Bank", dataset: str, text: TextConfig):
+        self.source, self._ids = resolve_text(bank, dataset, text)
+        wanted = sorted({text_id for ids in self._ids.values() for text_id in ids})
+        self.place = {text_id: row for row, text_id in enumerate(wanted)}
+
+    def has(self, clips: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Which clips have a text: (n,) bool."""
+        return np.array([len(row) > 0 for row in self.choices(clips, labels)])
+
+    def choices(self, clips: np.ndarray, labels: np.ndarray) -> list[list[int]]:
+        """Rows of the texts of each clip."""
+        keys = clips if self.source == "captions" else labels.tolist()
+        return [[self.place[text_id] for text_id in self._ids.get(key, [])] for key in keys]
+
+    def meanings(self) -> np.ndarray | None:
+        """For label texts the label of each row: all prompts of a class say the same."""
+        if self.source == "captions":
+            return None
+        meanings = np.full(len(self.place), -1, np.int64)
+        for label, ids in self._ids.items():
+            meanings[[self.place[text_id] for text_id in ids]] = label
+        return meanings
+
+
+class _Texts(TextChoices):
+    """The encoded texts of a dataset."""
 
     def __init__(self, bank: "Bank", dataset: str, config: ModalityConfig, text: TextConfig):
         from store.tables import TEXTS
 
-        self.source, self.ids = resolve_text(bank, dataset, text)
-        wanted = sorted({text_id for ids in self.ids.values() for text_id in ids})
+        super().__init__(bank, dataset, text)
+        wanted = list(self.place)
         selection = bank.select(TEXTS, TEXT, encoder=config.encoder, field=config.field, items=wanted)
         if len(selection) < len(wanted):
             raise RecipeError(
@@ -137,32 +197,38 @@ class _Texts:
         self.selection = selection
         self.place = {item: row for row, item in enumerate(selection.items)}
 
-    def choices(self, clips: np.ndarray, labels: np.ndarray) -> list[list[int]]:
-        """Rows of the texts of each clip."""
-        keys = clips if self.source == "captions" else labels.tolist()
-        return [[self.place[text_id] for text_id in self.ids.get(key, [])] for key in keys]
-
     def track(self, clips: np.ndarray, labels: np.ndarray) -> Track:
         """The texts as a track over these clips."""
         features = self.selection.materialise(self.recipe.reduce)
         features = features.reshape(len(features), -1)
-        return text_track(features, self.choices(clips, labels), self._meanings())
+        return text_track(features, self.choices(clips, labels), self.meanings())
 
-    def _meanings(self) -> np.ndarray | None:
-        """For label texts the label of each row: all prompts of a class say the same."""
-        if self.source == "captions":
-            return None
-        meanings = np.full(len(self.place), -1, np.int64)
-        for label, ids in self.ids.items():
-            meanings[[self.place[text_id] for text_id in ids]] = label
-        return meanings
+
+class _Stored:
+    """The stored features of one modality, all views."""
+
+    source: str | None = None
+
+    def __init__(self, bank: "Bank", scope: Scope, name: str, config: ModalityConfig):
+        self.name = name
+        self.views = [scope.select(bank, name, config, view) for view in range(scope.views)]
+        self.recipe = resolve_modality(name, config, self.views[0])
+        self.items: list[str] = self.views[0].items.tolist()
+
+    def has(self, clips: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Which clips have view 0."""
+        return np.isin(clips.astype(str), np.array(self.items, str))
+
+    def track(self, clips: np.ndarray, labels: np.ndarray) -> Track:
+        """Their rows, view 0 first."""
+        return _media_track(self.name, self.views, self.recipe, clips)
 
 
 def _clips(
-    bank: "Bank", dataset: str, selected: Mapping[str, Sequence["Selection"]]
+    bank: "Bank", dataset: str, parts: Iterable[Part]
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """All clips that some modality has, in the order of the first; their labels and columns."""
-    clips = list(dict.fromkeys(item for views in selected.values() for item in views[0].items))
+    clips = list(dict.fromkeys(item for part in parts for item in part.items))
     query = f"SELECT clip_id, label, {', '.join(COLUMNS)} FROM clips WHERE dataset = ?"
     table = bank.sql(query, [dataset]).to_pydict()
     place = {clip: row for row, clip in enumerate(table["clip_id"])}

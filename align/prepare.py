@@ -13,7 +13,7 @@ from align.checkpoint import FORMAT
 from align.config import AlignConfig
 from align.data import ClipData, split_groups
 from align.materialise import Materialised
-from align.model import Heads, HeadSpec, build_losses
+from align.model import Heads, HeadSpec, WeightedLosses, build_losses
 from align.recipe import RecipeError, supervision
 from align.standardise import Statistics, standardise
 from align.train import Trainer
@@ -39,7 +39,46 @@ class Prepared:
     rows: dict[str, list[Any]]
 
 
+@dataclass
+class Plan:
+    """What is to be trained, before a loop is chosen.
+
+    Args:
+        heads: Fresh.
+        losses: Likewise.
+        training: Indices of the clips to learn from.
+        validation: Indices of the clips to watch.
+        standards: Modality -> statistics by which its features were standardised.
+        record: What config.json says.
+        rows: Columns of training_rows.parquet.
+    """
+
+    heads: Heads
+    losses: WeightedLosses
+    training: np.ndarray
+    validation: np.ndarray
+    standards: dict[str, Statistics]
+    record: dict[str, Any]
+    rows: dict[str, list[Any]]
+
+
 def prepare(config: AlignConfig, loaded: Materialised) -> Prepared:
+    """A trainer of heads on stored features; see :func:`plan`."""
+    made = plan(config, loaded)
+    trainer = Trainer(
+        made.heads,
+        made.losses,
+        loaded.data,
+        made.training,
+        made.validation,
+        config.train,
+        config.augment,
+        config.seed,
+    )
+    return Prepared(made.record, trainer, made.standards, made.rows)
+
+
+def plan(config: AlignConfig, loaded: Materialised) -> Plan:
     """Split off the held-out clips, build heads and losses, standardise the features in place.
 
     Raises:
@@ -57,9 +96,6 @@ def prepare(config: AlignConfig, loaded: Materialised) -> Prepared:
     by, training, validation = hold_out(loaded.data, config)
     per = {name: own.standardise for name, own in loaded.modalities.items()}
     standards = standardise(loaded.data, training, per)
-    trainer = Trainer(
-        heads, losses, loaded.data, training, validation, config.train, config.augment, config.seed
-    )
     rows = training_rows(loaded, validation)
     record = _record(config, loaded, terms, heads)
     record["training"] = {
@@ -72,7 +108,7 @@ def prepare(config: AlignConfig, loaded: Materialised) -> Prepared:
         "held_out_by": by,
         "rows_sha256": rows_digest(rows),
     }
-    return Prepared(record, trainer, standards, rows)
+    return Plan(heads, losses, training, validation, standards, record, rows)
 
 
 def _record(

@@ -5,7 +5,7 @@ Nothing here reads features: only the catalog is asked, so a wrong name costs a 
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,10 @@ def covered(bank: "Bank", dataset: str) -> list[str]:
 
 
 def choose_modalities(
-    bank: "Bank", dataset: str, asked: str | Mapping[str, ModalityConfig | None] | None
+    bank: "Bank",
+    dataset: str,
+    asked: str | Mapping[str, ModalityConfig | None] | None,
+    live: Collection[str] = (),
 ) -> dict[str, ModalityConfig]:
     """The modalities that were asked for, or all that the bank covers.
 
@@ -123,12 +126,13 @@ def choose_modalities(
         bank: The bank.
         dataset: Its dataset.
         asked: ``"skeleton,inertial,text"`` or name -> configuration; the first one is the anchor.
+        live: Modalities that need no features.
 
     Raises:
         RecipeError: If fewer than two are left; the message holds the extract command to run.
         UnknownNameError: If one has no features.
     """
-    there = covered(bank, dataset)
+    there = sorted({*covered(bank, dataset), *live}, key=_rank)
     if asked is None:
         wanted: dict[str, ModalityConfig] = {name: ModalityConfig() for name in there}
     elif isinstance(asked, str):

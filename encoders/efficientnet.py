@@ -32,8 +32,8 @@ STRIDE = 32  # pixels a token
 class EfficientNetLite0:
     """Single frames of rgb, ir or depth -> ``cls`` (mean-pooled last features) and the ``tokens`` grid.
 
-    The whole frame is squashed to 224 x 224: the action may be anywhere in it. Preset ``small`` squashes it to
-    128 x 128, a third of the arithmetic: for training end to end on small machines.
+    The whole frame is squashed to 224 x 224: the action may be anywhere in it. Preset ``small`` squashes it
+    to 128 x 128, a third of the arithmetic: for training end to end on small machines.
 
     Args:
         weights: A file; the installed package's if None.
@@ -123,7 +123,7 @@ class EfficientNetLite0:
         return model.eval()
 
     def features(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """``(B, T, C, S, S)`` uint8 -> cls ``(B, T, 1, 1280)``, tokens ``(B, T, N, 1280)``; differentiable."""
+        """``(B, T, C, S, S)`` uint8 -> cls ``(B, T, 1, D)``, tokens ``(B, T, N, D)``; differentiable."""
         clips, steps = batch.shape[:2]
         images = self.preprocess.normalise(batch.to(self.device).flatten(0, 1))
         grid = self.model.extract_features(images.contiguous(memory_format=torch.channels_last)).float()

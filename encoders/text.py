@@ -53,9 +53,7 @@ def tokenise(
 
 
 def _tokens(texts: list[str], tokenizer, size: int) -> dict[str, torch.Tensor]:
-    return dict(
-        tokenizer(texts, truncation=True, max_length=size, padding="max_length", return_tensors="pt")
-    )
+    return dict(tokenizer(texts, truncation=True, max_length=size, padding="max_length", return_tensors="pt"))
 
 
 def _sizes(texts: list[str], tokenizer, max_tokens: int, buckets: tuple[int, ...]) -> list[int]:
