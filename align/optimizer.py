@@ -9,8 +9,6 @@ from torch import Tensor
 from align.config import TrainConfig
 from store.errors import FrameBankError
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-
 
 class ScheduleError(FrameBankError, ValueError):
     """A schedule that cannot be read."""
@@ -24,8 +22,9 @@ def optimizer(parameters: Iterable[tuple[str, Tensor]], config: TrainConfig) -> 
         {"params": [value for value in learning if value.ndim <= 1], "weight_decay": 0.0},
     ]
     kept = [group for group in groups if group["params"]]
-    options = {"lr": config.learning_rate, "betas": tuple(config.betas), "fused": True}
-    return OPTIMIZERS[config.optimizer](kept, **options)
+    first, second = config.betas
+    made = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return made(kept, lr=config.learning_rate, betas=(first, second), fused=True)
 
 
 def schedule(step: int, steps: int, warmup: float, name: str = "cosine", epoch_steps: int = 1) -> float:
