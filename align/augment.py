@@ -69,7 +69,7 @@ def augment(
     """One random variant of a batch.
 
     Args:
-        features: Modality -> (B, T, N, D), standardised. Clips of one frame (texts) only get noise.
+        features: Modality -> (B, T, N, D), standardised. Clips of one frame have no time to warp.
         masks: Modality -> (B, T) or None.
         config: Strengths.
         generator: Of the features' device.

@@ -72,12 +72,15 @@ class LossConfig:
 class AugmentConfig:
     """Random changes of standardised features while training; 0 (or 1 for time_crop) switches one off.
 
+    Texts are left as they are.
+
     Args:
         frame_drop: Share of frames hidden from the head.
         token_drop: Probability that a token (a joint, a patch) is set to its mean throughout a clip.
         time_crop: Smallest share of the clip that a random window keeps; the same window in all modalities.
         time_warp: Strength of a smooth random change of tempo, below 1; the same in all modalities.
-        noise: Standard deviation of white noise, in units of the features' own deviation.
+        noise: Standard deviation of white noise, in units of the features' own deviation (absolute where
+            `standardise` is `none`).
         scale: Each clip is multiplied by exp(scale x normal noise), per modality.
     """
 

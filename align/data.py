@@ -275,8 +275,13 @@ class Loader:
         return Batch(features, masks, present, labels, texts, torch.from_numpy(clips).to(self.device))
 
     def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
-        if self.config is not None:
-            batch.features, batch.masks = augment(batch.features, batch.masks, self.config, generator)
+        """Clips change, texts never: noise of a standardised feature's size drowns a unit vector."""
+        clips = {name: batch.features[name] for name, own in self.sources.items() if not own.track.is_text}
+        if self.config is not None and clips:
+            masks = {name: batch.masks[name] for name in clips}
+            features, masks = augment(clips, masks, self.config, generator)
+            batch.features |= features
+            batch.masks |= masks
         return batch
 
 

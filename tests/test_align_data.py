@@ -84,6 +84,18 @@ def test_epochs_differ_but_each_can_be_replayed():
     assert not torch.equal(epoch(1)[0], epoch(2)[0])
 
 
+def test_clips_are_augmented_and_texts_are_not():
+    data, _ = clip_data()
+    for plain, changed in zip(
+        loader(data, config=OFF).epoch(0),
+        loader(data, config=dataclasses.replace(OFF, noise=0.3, scale=0.3)).epoch(0),
+        strict=True,
+    ):
+        assert list(plain.features) == list(changed.features)
+        for name, values in plain.features.items():
+            assert torch.equal(values, changed.features[name]) == data.tracks[name].is_text
+
+
 def test_views_and_texts_are_drawn_evenly():
     data, choices = clip_data()
     views, texts = [], {}
