@@ -59,7 +59,9 @@ class LossConfig:
         name: Name in align.LOSSES.
         weight: Factor of this term.
         pairs: Modality pairs of this term; None: those of --pairs.
-        options: Options of that loss (see its class), e.g. {"temperature": 0.1, "learn_temperature": true}.
+        options: Options of that loss (see its class), e.g. {"temperature": 0.1, "learn_temperature": true};
+            infonce also takes same_label, same_text, dual_softmax, hard_negatives, direction, smoothing (of
+            labels) and queue (so many past embeddings as further negatives).
     """
 
     name: str = "infonce"

@@ -1,7 +1,7 @@
 """What all losses over modality pairs share: which pairs, which clips have both, which rows mean the same."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,16 @@ class PairLoss(nn.Module):
         """The loss of one pair: (B, E) unit rows twice, (B, B) bool masks or None -> scalar."""
         raise NotImplementedError
 
+    def past(self, first: str, second: str, ids: Mapping[str, Tensor | None]) -> tuple[Any, ...]:
+        """Further arguments of :meth:`pair`: what a loss remembers of earlier steps; usually nothing.
+
+        Args:
+            first: Modality of the pair.
+            second: Likewise.
+            ids: labels, texts and clips of the pair's rows, (B,) each or None.
+        """
+        return ()
+
     def forward(
         self,
         embeddings: Mapping[str, Tensor],
@@ -75,7 +85,12 @@ class PairLoss(nn.Module):
             if len(a) < 2:
                 continue
             masks = self.masks(labels, texts if TEXT in (first, second) else None, rows, len(a))
-            total, weights = total + weight * self.pair(a, b, *masks), weights + weight
+            known = {"labels": labels, "texts": texts, "clips": clips}
+            ids = {
+                key: value if value is None or rows is None else value[rows] for key, value in known.items()
+            }
+            value = self.pair(a, b, *masks, *self.past(first, second, ids))
+            total, weights = total + weight * value, weights + weight
         return cast(Tensor, total / weights if weights else total)
 
     def masks(

@@ -153,6 +153,7 @@ class Trainer:
         stream = [self.seed, number, 1 + distributed.rank()]  # of dropout: each rank has its own
         torch.manual_seed(int(np.random.default_rng(stream).integers(2**62)))
         self.heads.train()
+        self.losses.train()
         total = torch.zeros((), device=self.device)
         rate = 0.0
         for step, batch in enumerate(self.loader.epoch(number), start=number * len(self.loader)):
@@ -221,6 +222,7 @@ class Trainer:
     def evaluate(self) -> tuple[float, float]:
         """Loss over the held-out clips (in batches of the training size) and mean R@1 over the pairs."""
         self.heads.eval()
+        self.losses.eval()
         losses: list[tuple[float, int]] = []
         parts: list[dict[str, Tensor]] = []
         for batch in self.watched.in_order():

@@ -116,7 +116,14 @@ def trainer(epochs: int, share: int) -> Trainer:
         8,
     )
     losses = build_losses(
-        [{"name": "infonce", "weight": 1.0, "pairs": "all", "options": {"learn_temperature": True}}],
+        [
+            {
+                "name": "infonce",
+                "weight": 1.0,
+                "pairs": "all",
+                "options": {"learn_temperature": True, "queue": 40},
+            }
+        ],
         list(tracks),
     )
     off = AugmentConfig(frame_drop=0, token_drop=0, time_crop=1, time_warp=0)
