@@ -1,8 +1,15 @@
 """Phase 3: cached features and trained heads -> numbers with intervals, searches, and one HTML report.
 
-To add an index: one class in ``evaluate/index.py`` and one line in ``INDEXES``. To add an evaluation: one
+To add an index: one class like those in ``evaluate/approximate.py`` and one line in ``INDEXES``. To add an evaluation: one
 file and one line in ``evaluate/__main__.py``.
 """
 
-INDEXES = {"flat": "evaluate.index:FlatIndex"}
+INDEXES = {
+    "flat": "evaluate.index:FlatIndex",
+    "exact": "evaluate.exact:ExactIndex",
+    "sq8": "evaluate.approximate:Sq8Index",
+    "ivf-flat": "evaluate.approximate:IvfFlatIndex",
+    "ivf-pq": "evaluate.approximate:IvfPqIndex",
+    "hnsw": "evaluate.approximate:HnswIndex",
+}
 """How embeddings are searched: name -> ``module:Class``, loaded when used."""

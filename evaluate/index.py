@@ -7,12 +7,15 @@ deeper. A good model is ranked by one shallow search, a collapsed one by a full 
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from evaluate import INDEXES
+from evaluate.gpu import GPU_DEPTH, gpu_flat
 from evaluate.metrics import Ranks
+from evaluate.shortlist import contiguous, search_all, search_few
 from store.errors import UnknownNameError
 
 FIRST_DEPTH = 64
@@ -22,37 +25,94 @@ TOLERANCE = 1e-6  # float32 inner products of equal unit vectors differ by as mu
 
 
 class Index(Protocol):
-    """Vectors that can be searched by inner product; made with ``Index(vectors (G, E))``."""
+    """Vectors that can be searched by inner product.
+
+    Made with ``Index(vectors)``, (n, E) float32 that may be memory-mapped, or with ``Index(vectors, folder)``
+    out of what ``save`` left there.
+
+    Attributes:
+        exact: Whether the best k are surely found.
+        vectors: Those.
+    """
+
+    exact: bool
+    vectors: np.ndarray
 
     def __len__(self) -> int:
-        """G."""
+        """n."""
         ...
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, E) -> scores (Q, k) in descending order, and rows (Q, k) int64."""
+    def search(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best rows of each query.
+
+        Args:
+            queries: (Q, E).
+            k: How many; fewer where there are fewer.
+            allowed: int64, ascending: only these rows; None: all.
+
+        Returns:
+            scores (Q, k) in descending order, and rows (Q, k) int64; -inf and -1 where no more was found.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write everything but the vectors into a folder."""
+        ...
+
+    def extend(self, vectors: np.ndarray) -> None:
+        """Take in the rows of ``vectors`` beyond the first n, which are as before."""
+        ...
+
+    @staticmethod
+    def predicted_bytes(dim: int) -> float:
+        """Bytes a vector beside the vectors themselves, by the default options."""
         ...
 
 
 class FlatIndex:
-    """Exact inner products with everything (``faiss.IndexFlatIP``)."""
+    """Exact float32 inner products with everything, as ``faiss.IndexFlatIP``, the vectors where they are."""
 
-    def __init__(self, vectors: np.ndarray):
-        import faiss
+    exact = True
 
-        self._index = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(np.ascontiguousarray(vectors, np.float32))
+    def __init__(self, vectors: np.ndarray, folder: Path | None = None):
+        self.vectors = vectors if isinstance(vectors, np.memmap) else contiguous(vectors)
+        self._gpu = gpu_flat(self.vectors)
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return len(self.vectors)
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """See :class:`Index`; k is at most G."""
-        scores, rows = self._index.search(np.ascontiguousarray(queries, np.float32), min(k, len(self)))
-        return scores, rows
+    def search(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`Index`."""
+        queries = contiguous(queries)
+        if allowed is not None:
+            few = len(allowed) <= len(self) // 2  # a copy costs less than to skip the others one by one
+            search = search_few if few else search_all
+            return search(self.vectors, queries, min(k, len(allowed)), allowed)
+        k = min(k, len(self))
+        if self._gpu is not None and k <= GPU_DEPTH:
+            scores, rows = self._gpu.search(queries, k)
+            return scores, rows
+        return search_all(self.vectors, queries, k)
+
+    def save(self, folder: Path) -> None:
+        """There is nothing beside the vectors."""
+
+    def extend(self, vectors: np.ndarray) -> None:
+        """See :class:`Index`."""
+        self.__init__(vectors)  # type: ignore[misc]
+
+    @staticmethod
+    def predicted_bytes(dim: int) -> float:
+        """See :class:`Index`."""
+        return 0
 
 
-def make_index(name: str, vectors: np.ndarray) -> Index:
-    """The index ``name`` of ``INDEXES`` over (G, E) vectors.
+def index_class(name: str) -> Any:
+    """The class ``name`` of ``INDEXES``.
 
     Raises:
         UnknownNameError: For a name that is not there.
@@ -60,8 +120,22 @@ def make_index(name: str, vectors: np.ndarray) -> Index:
     if name not in INDEXES:
         raise UnknownNameError("--index", "index", name, sorted(INDEXES))
     module, attribute = INDEXES[name].split(":")
-    made: Index = getattr(import_module(module), attribute)(vectors)
-    return made
+    return getattr(import_module(module), attribute)
+
+
+def make_index(name: str, vectors: np.ndarray, folder: Path | None = None, **options: int) -> Index:
+    """The index ``name`` of ``INDEXES`` over (n, E) vectors, built, or read from a folder.
+
+    Raises:
+        UnknownNameError: For a name or an option that is not there.
+    """
+    made = index_class(name)
+    known = {**getattr(made, "OPTIONS", {}), **(made.sized(1) if hasattr(made, "sized") else {})}
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"--index {name}", "option", option, sorted(known))
+    index: Index = made(vectors, folder, **options)
+    return index
 
 
 Marks = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -88,7 +162,8 @@ def ranked(
         for start in range(0, len(open_rows), step):
             rows = open_rows[start : start + step]
             scores, items = index.search(queries[rows], depth)
-            hits, out = relevant(rows, items), excluded(rows, items)
+            none = items < 0  # an approximate index found no more
+            hits, out = relevant(rows, items) & ~none, excluded(rows, items) | none
             counts, resolved = _counts(scores, hits & ~out, out, tolerance, depth == len(index))
             found[:, rows[resolved]] = counts[:, resolved]
             unresolved.append(rows[~resolved])

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from evaluate import INDEXES
 from evaluate.index import FIRST_DEPTH, TOLERANCE, FlatIndex, make_index, ranked, unit
 from evaluate.metrics import Ranks, first_relevant, retrieval_metrics
 from evaluate.relevance import Pairs, SameKey, numbered
@@ -20,16 +19,6 @@ def clusters(count: int, classes: int, noise: float, seed: int) -> tuple[np.ndar
 def same(ours: Ranks, reference: Ranks) -> None:
     for name in ("above", "tied", "relevant"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(reference, name))
-
-
-@pytest.mark.parametrize("name", INDEXES)
-def test_every_exact_index_agrees_with_the_matrix_product(name: str) -> None:
-    gallery, _ = clusters(300, 9, 1.0, 0)
-    queries, _ = clusters(20, 9, 1.0, 1)
-    scores, rows = make_index(name, gallery).search(queries, 12)
-    full = queries @ gallery.T
-    np.testing.assert_allclose(scores, np.sort(full, axis=1)[:, :-13:-1], atol=1e-6)
-    np.testing.assert_allclose(np.take_along_axis(full, rows, axis=1), scores, atol=1e-6)
 
 
 @pytest.mark.parametrize("noise", [0.3, 3.0, 30.0])  # answers at the top, in the middle, anywhere
