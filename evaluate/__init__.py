@@ -1,7 +1,7 @@
 """Phase 3: cached features and trained heads -> numbers with intervals, searches, and one HTML report.
 
-To add an index: one class like those in ``evaluate/approximate.py`` and one line in ``INDEXES``. To add an evaluation: one
-file and one line in ``evaluate/__main__.py``.
+To add an index: one class like those in ``evaluate/approximate.py`` and one line in ``INDEXES``. To add an
+evaluation: one file and one line in ``evaluate/__main__.py``.
 """
 
 INDEXES = {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from evaluate.gpu import GPU_DEPTH, gpu_copy
-from evaluate.shortlist import best_of, contiguous, search_all, search_few, selector
+from evaluate.shortlist import best_of, contiguous, library, search_all, search_few, selector
 from store.errors import FrameBankError
 
 BLOCK = 32_768  # vectors added at a time
@@ -45,7 +45,7 @@ class Structure:
     OPTIONS: Mapping[str, int] = {}
 
     def __init__(self, vectors: np.ndarray, folder: Path | None = None, **options: int):
-        import faiss
+        faiss = library()
 
         self.vectors = vectors
         self.options = {**self.OPTIONS, **self.sized(len(vectors)), **options}
@@ -78,13 +78,13 @@ class Structure:
 
     def save(self, folder: Path) -> None:
         """Write the structure into ``folder``."""
-        import faiss
+        faiss = library()
 
         faiss.write_index(self._faiss, str(folder / STRUCTURE_FILE))
 
     def extend(self, vectors: np.ndarray) -> None:
         """Take in the rows of ``vectors`` beyond those that are there."""
-        import faiss
+        faiss = library()
 
         if self._file is not None:
             self._faiss, self._file = faiss.read_index(self._file), None  # a memory map cannot grow
@@ -108,13 +108,13 @@ class Structure:
 
     def _proposed(self, queries: np.ndarray, depth: int, allowed: np.ndarray | None) -> np.ndarray:
         chosen = None if allowed is None else selector(allowed, len(self))
-        there = self._gpu is not None and allowed is None and depth <= GPU_DEPTH
-        searched = self._gpu if there else self._faiss
+        on_gpu = self._gpu is not None and allowed is None and depth <= GPU_DEPTH
+        searched: Any = self._gpu if on_gpu else self._faiss
         rows: np.ndarray = searched.search(queries, depth, params=self.parameters(chosen, depth))[1]
         return rows
 
     def _built(self) -> Any:
-        import faiss
+        faiss = library()
 
         count, dim = self.vectors.shape
         if count < self.least:
@@ -144,7 +144,7 @@ class Sq8Index(Structure):
 
     def parameters(self, chosen: Any, depth: int) -> Any:
         """See :class:`Structure`."""
-        import faiss
+        faiss = library()
 
         return faiss.SearchParameters(sel=chosen)
 
@@ -240,13 +240,13 @@ class HnswIndex(Structure):
 
     def parameters(self, chosen: Any, depth: int) -> Any:
         """See :class:`Structure`."""
-        import faiss
+        faiss = library()
 
         return faiss.SearchParametersHNSW(sel=chosen, efSearch=max(self.options["breadth"], depth))
 
     @staticmethod
     def predicted_bytes(dim: int) -> float:
-        """Bytes a vector beside the vectors themselves: its codes, 32 links on the ground level, and above."""
+        """Bytes a vector beside the vectors themselves: codes, 32 links on the ground level, some above."""
         return dim + 4 * (2 * 16 + 1) + 16
 
 
@@ -257,7 +257,7 @@ def _lists(count: int) -> dict[str, int]:
 
 
 def _probing(chosen: Any, probes: int) -> Any:
-    import faiss
+    faiss = library()
 
     return faiss.SearchParametersIVF(sel=chosen, nprobe=probes)
 

@@ -35,7 +35,7 @@ def examples(
     right, out = search.relevant(rows, items), search.excluded(rows, items)
     found = []
     for place, row in enumerate(rows.tolist()):
-        kept = np.flatnonzero(~out[place])[:results].tolist()
+        kept = np.flatnonzero(~out[place] & (items[place] >= 0))[:results].tolist()
         shown = [
             {
                 **described(search.gallery, int(items[place, k]), names),

@@ -4,13 +4,15 @@ from typing import Any
 
 import numpy as np
 
+from evaluate.shortlist import library
+
 BLOCK = 32_768  # vectors copied at a time
 GPU_DEPTH = 2048  # neighbours that FAISS gives on a GPU at most
 
 
 def gpu_copy(structure: Any) -> Any:
     """A copy of a FAISS index that a GPU can search; None without a GPU."""
-    import faiss
+    faiss = library()
 
     if not faiss.get_num_gpus():
         return None
@@ -19,7 +21,7 @@ def gpu_copy(structure: Any) -> Any:
 
 def gpu_flat(vectors: np.ndarray) -> Any:
     """(n, E) vectors in a GPU's memory, searched exactly in float32; None without a GPU."""
-    import faiss
+    faiss = library()
 
     if not faiss.get_num_gpus():
         return None

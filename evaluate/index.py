@@ -1,4 +1,4 @@
-"""Search among unit vectors: an exact FAISS index, and exact, tie-fair ranks out of its answers.
+"""Search among unit vectors: what an index is, the plain one, and exact, tie-fair ranks out of its answers.
 
 A ranking needs the place of the first relevant item, not the whole order. So each query first gets its best
 few neighbours; only those whose relevant item (or its ties) may lie deeper are asked again, eight times
@@ -39,7 +39,7 @@ class Index(Protocol):
     vectors: np.ndarray
 
     def __len__(self) -> int:
-        """n."""
+        """N."""
         ...
 
     def search(
@@ -103,7 +103,8 @@ class FlatIndex:
 
     def extend(self, vectors: np.ndarray) -> None:
         """See :class:`Index`."""
-        self.__init__(vectors)  # type: ignore[misc]
+        self.vectors = vectors
+        self._gpu = gpu_flat(vectors)
 
     @staticmethod
     def predicted_bytes(dim: int) -> float:
@@ -147,6 +148,8 @@ def ranked(
 ) -> Ranks:
     """Where each query's first relevant item stands among all items of the index.
 
+    An approximate index that never finds the answer puts it last.
+
     Args:
         index: Holds the gallery.
         queries: (Q, E); each has at least one relevant item that is not excluded.
@@ -168,6 +171,9 @@ def ranked(
             found[:, rows[resolved]] = counts[:, resolved]
             unresolved.append(rows[~resolved])
         open_rows = np.concatenate(unresolved)
+        if depth == len(index) and len(open_rows) and not index.exact:
+            found[:, open_rows] = np.array([[len(index) - 1], [1], [1]])
+            break
         if depth == len(index) and len(open_rows):
             missing = int(open_rows[0])
             raise ValueError(f"ranked: query {missing} has no relevant item; leave such queries out")

@@ -133,6 +133,8 @@ def outcome(sources: Sequence[Source], searches: Sequence[Search], options: Opti
         "unanswered": one.unanswered,
         **provenance(sources),
     }
+    if options.index != "flat":
+        detail["index"] = options.index
     if options.rescore:
         detail["transductive"] = options.rescore
     chance = retrieval_metrics(one.chance())

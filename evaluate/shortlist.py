@@ -1,6 +1,14 @@
 """Rows proposed by something fast, scored again from the vectors themselves, which may lie on disk."""
 
+from importlib import import_module
+from typing import Any
+
 import numpy as np
+
+
+def library() -> Any:
+    """The module ``faiss``, loaded when used; its annotations lack much of what it has."""
+    return import_module("faiss")
 
 
 def contiguous(queries: np.ndarray) -> np.ndarray:
@@ -19,7 +27,7 @@ def scores_of(vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray) -> np.
     Returns:
         (Q, C) float32; -inf where there is no row.
     """
-    import faiss
+    faiss = library()
 
     rows = np.ascontiguousarray(rows, np.int64)
     scores = np.empty(rows.shape, np.float32)
@@ -45,7 +53,7 @@ def search_all(
 
     Places beyond the number of (allowed) rows hold -inf and -1.
     """
-    import faiss
+    faiss = library()
 
     scores = np.empty((len(queries), k), np.float32)
     rows = np.empty((len(queries), k), np.int64)
@@ -70,7 +78,7 @@ def search_few(
 
 def selector(allowed: np.ndarray, count: int) -> "object":
     """A FAISS selector of the rows ``allowed`` among ``count``: a bit a row."""
-    import faiss
+    faiss = library()
 
     marks = np.zeros(count, bool)
     marks[allowed] = True

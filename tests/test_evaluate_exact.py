@@ -51,7 +51,9 @@ def test_rows_are_those_of_float64(make, k: int) -> None:
 def test_equal_vectors_come_in_order_and_count_as_fallbacks() -> None:
     """A collapsed model: no bound can tell 9,000 equal vectors apart."""
     rng = np.random.default_rng(1)
-    vectors = np.concatenate([unit(rng.normal(size=(1, 64))).repeat(9000, 0), unit(rng.normal(size=(99, 64)))])
+    vectors = np.concatenate(
+        [unit(rng.normal(size=(1, 64))).repeat(9000, 0), unit(rng.normal(size=(99, 64)))]
+    )
     index = ExactIndex(vectors)
     _, rows = index.search(np.concatenate([vectors[:3], -vectors[:1]]), 5)
     np.testing.assert_array_equal(rows[:3], np.arange(5)[None].repeat(3, 0))

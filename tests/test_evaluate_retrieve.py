@@ -221,7 +221,7 @@ def test_raw_features_of_one_joint_space_are_searched_across(tmp_path) -> None:
         ({"query": "depth", "gallery": "depth"}, "depth to depth: a clip always finds itself"),
         ({"query": "rgb", "gallery": "depth"}, "no rgb features of toy; python -m extract"),
         ({"by": "label", "query": "text", "gallery": "depth", "prompt_set": "x"}, "the prompt sets: names"),
-        ({"by": "label", "index": "hnsw"}, "no index named 'hnsw'; there are: flat"),
+        ({"by": "label", "index": "tree"}, "no index named 'tree'; there are: exact, flat"),
     ],
 )
 def test_what_cannot_be_searched_says_why(toy, options, message) -> None:
