@@ -1,4 +1,4 @@
-"""`python -m evaluate probe | knn | retrieve | zero-shot | pooled | search | report`."""
+"""`python -m evaluate probe | fuse | knn | retrieve | zero-shot | pooled | search | report`."""
 
 from store.cli import Command, run  # first: it sets what torch reads when it is loaded
 
@@ -6,6 +6,7 @@ from store.cli import Command, run  # first: it sets what torch reads when it is
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line (``sys.argv`` if None), run the command, and exit."""
     from encoders.errors import EncoderError
+    from evaluate.fuse import fuse
     from evaluate.knn import knn
     from evaluate.pooled import pooled
     from evaluate.probe import probe
@@ -16,6 +17,7 @@ def main(argv: list[str] | None = None) -> None:
 
     commands: dict[str, Command] = {
         "probe": probe,
+        "fuse": fuse,
         "knn": knn,
         "retrieve": retrieve,
         "zero-shot": zero_shot,

@@ -56,15 +56,24 @@ class Logistic:
         return scores.astype(np.float32)
 
 
-def fit_logistic(features: np.ndarray, labels: np.ndarray, strength: float, device: str = "cpu") -> Logistic:
+def fit_logistic(
+    features: np.ndarray,
+    labels: np.ndarray,
+    strength: float,
+    device: str = "cpu",
+    weights: np.ndarray | None = None,
+    spread: np.ndarray | None = None,
+) -> Logistic:
     """(n, D) features and (n,) labels >= 0 -> the optimum at one strength.
 
     ``strength`` s equals scikit-learn's ``C = 1 / (n * s)`` on the same standardised and scaled features.
+    With ``weights`` (n,) the mean cross-entropy is a weighted one; with ``spread`` (D,) each feature is
+    divided by the root of its own number instead of D (features of several kinds side by side).
 
     Raises:
         ProbeError: On shapes that differ, non-finite features, negative labels or fewer than two classes.
     """
-    return fit_path(features, labels, (strength,), device)[0]
+    return fit_path(features, labels, (strength,), device, weights=weights, spread=spread)[0]
 
 
 def fit_path(
@@ -73,6 +82,8 @@ def fit_path(
     strengths: Sequence[float],
     device: str = "cpu",
     tolerance: float = OPTIMUM,
+    weights: np.ndarray | None = None,
+    spread: np.ndarray | None = None,
 ) -> list[Logistic]:
     """The optima at several strengths, each warm-started from the one before (order them strong to weak)."""
     classes, targets = _checked(features, labels)
@@ -80,15 +91,16 @@ def fit_path(
     deviation = features.std(axis=0, dtype=np.float64)
     # A constant feature says nothing; rounding leaves its deviation at about eps * |mean|, not at 0.
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation) / np.sqrt(features.shape[1]))
+    root = np.sqrt(features.shape[1] if spread is None else spread)
+    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation) / root)
     scale = scale.astype(np.float32)
     rows = (features.astype(np.float32) - mean) * scale
     reduced, basis = _rotated(rows)
     empty = Logistic(mean, scale, np.zeros(0), np.zeros(0), classes)
-    solutions = _minimise(reduced, targets, len(classes), strengths, device, tolerance)
+    solutions = _minimise(reduced, targets, len(classes), strengths, device, tolerance, weights)
     return [
-        replace(empty, weights=weights if basis is None else basis @ weights, bias=bias)
-        for weights, bias in solutions
+        replace(empty, weights=slopes if basis is None else basis @ slopes, bias=bias)
+        for slopes, bias in solutions
     ]
 
 
@@ -99,6 +111,8 @@ def choose_strength(
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
     device: str = "cpu",
+    weights: np.ndarray | None = None,
+    spread: np.ndarray | None = None,
 ) -> tuple[float, dict[float, float]]:
     """Cross-validate within the training rows, whole groups held out -> best strength, mean accuracy of each.
 
@@ -109,27 +123,32 @@ def choose_strength(
         strengths: Candidates; equal accuracies prefer the stronger.
         seed: Of the folds.
         device: Where to solve.
+        weights: (n,) of the rows, both in the loss and in the accuracy; None: equal.
+        spread: See :func:`fit_logistic`.
     """
     folds = group_folds(labels, groups, seed)
-    hits = np.zeros(len(strengths))
+    hits = np.zeros((len(strengths), len(labels)))
     for fold in np.unique(folds):
         train, held = folds != fold, folds == fold
-        models = fit_path(features[train], labels[train], strengths, device, CHOOSING)
-        hits += [held_out_hits(model, features[held], labels[held]) for model in models]
-    means = dict(zip(strengths, (hits / len(labels)).tolist(), strict=True))
+        known = None if weights is None else weights[train]
+        models = fit_path(features[train], labels[train], strengths, device, CHOOSING, known, spread)
+        hits[:, held] = [held_out_hits(model, features[held], labels[held]) for model in models]
+    means = dict(zip(strengths, np.average(hits, axis=1, weights=weights).tolist(), strict=True))
     return max(means, key=lambda strength: (means[strength], strength)), means
 
 
-def held_out_hits(model: Logistic, features: np.ndarray, labels: np.ndarray) -> float:
-    """Expected number of right answers on rows (m, D), ties fairly."""
+def held_out_hits(model: Logistic, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(m,) probability of the right answer on rows (m, D), ties fairly."""
     from evaluate.metrics import top_k_hits
 
     count = int(max(labels.max(), model.classes.max())) + 1
-    return float(top_k_hits(model.scores(features, count), labels, tolerance=TIE).sum())
+    return top_k_hits(model.scores(features, count), labels, tolerance=TIE)
 
 
-def group_folds(labels: np.ndarray, groups: np.ndarray | None, seed: int = 0) -> np.ndarray:
-    """(n,) fold numbers: at most five folds, no group in two of them; without groups, stratified by label.
+def group_folds(
+    labels: np.ndarray, groups: np.ndarray | None, seed: int = 0, most: int = MAX_FOLDS
+) -> np.ndarray:
+    """(n,) fold numbers: at most ``most`` folds, no group in two; without groups, stratified by label.
 
     Raises:
         ProbeError: If there is only one group, so that nothing could be held out.
@@ -139,12 +158,12 @@ def group_folds(labels: np.ndarray, groups: np.ndarray | None, seed: int = 0) ->
         order = rng.permutation(len(labels))
         order = order[np.argsort(labels[order], kind="stable")]
         folds = np.empty(len(labels), np.int64)
-        folds[order] = np.arange(len(labels)) % min(MAX_FOLDS, len(labels))
+        folds[order] = np.arange(len(labels)) % min(most, len(labels))
         return folds
     names, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise ProbeError(f"probe: one training group ({names[0]!r}) cannot be held out; give groups=None")
-    loads, fold_of = np.zeros(min(MAX_FOLDS, len(names))), np.zeros(len(names), np.int64)
+    loads, fold_of = np.zeros(min(most, len(names))), np.zeros(len(names), np.int64)
     shuffled = rng.permutation(len(names))
     for group in shuffled[np.argsort(-counts[shuffled], kind="stable")]:  # largest first into the lightest
         fold_of[group] = int(np.argmin(loads))
@@ -187,6 +206,7 @@ def _minimise(
     strengths: Sequence[float],
     device: str,
     tolerance: float,
+    weights: np.ndarray | None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """L-BFGS along the path of strengths -> [(weights (r, C), bias (C,))].
 
@@ -199,16 +219,18 @@ def _minimise(
     dtype = torch.float64 if rows.size <= FLOAT64_BELOW_VALUES else torch.float32
     x, y = torch.as_tensor(rows, device=device).to(dtype), torch.as_tensor(targets, device=device)
     n, width = rows.shape
+    shares = np.full(n, 1 / n) if weights is None else weights / weights.sum()
+    share = torch.as_tensor(shares, device=device).to(dtype)
 
     def objective(flat: np.ndarray, strength: float) -> tuple[float, np.ndarray]:
         parameters = torch.as_tensor(flat, device=device).to(dtype).view(width + 1, classes)
-        weights, bias = parameters[:-1], parameters[-1]
-        log = torch.log_softmax(x @ weights + bias, dim=1)
-        loss = -log[torch.arange(n, device=device), y].mean() + 0.5 * strength * weights.square().sum()
-        slope = log.exp_()
-        slope[torch.arange(n, device=device), y] -= 1
-        slope /= n
-        gradient = torch.cat([x.T @ slope + strength * weights, slope.sum(dim=0, keepdim=True)])
+        slopes, bias = parameters[:-1], parameters[-1]
+        log = torch.log_softmax(x @ slopes + bias, dim=1)
+        loss = -log[torch.arange(n, device=device), y] @ share + 0.5 * strength * slopes.square().sum()
+        error = log.exp_()
+        error[torch.arange(n, device=device), y] -= 1
+        error *= share[:, None]
+        gradient = torch.cat([x.T @ error + strength * slopes, error.sum(dim=0, keepdim=True)])
         return float(loss), gradient.double().cpu().numpy().ravel()
 
     solutions, flat = [], np.zeros((width + 1) * classes)

@@ -14,8 +14,8 @@ LABELS = "labels"
 # What, of a metric's detail, says under which setting it was taken: two that differ in any of these are no
 # older and newer figure of one thing.
 IDENTITY = (
-    "modality", "features", "aligned_on", "among", "neighbours", "learn_from", "shots", "query", "gallery",
-    "by", "prompt_set", "classes", "transductive", "convention", "missing", "of", "over",
+    "modality", "fusion", "features", "aligned_on", "among", "neighbours", "learn_from", "shots", "query",
+    "gallery", "by", "prompt_set", "classes", "transductive", "convention", "missing", "of", "over",
 )  # fmt: skip
 
 
@@ -58,6 +58,7 @@ def setting(detail: Mapping[str, Any]) -> str:
     among, teacher = detail.get("among", modality), detail.get("learn_from", modality)
     notes = [
         detail.get("of"),
+        detail.get("fusion"),
         prompts,
         f"{shots} shots" if shots else None,
         f"{detail['neighbours']} nearest" if "neighbours" in detail else None,

@@ -58,7 +58,8 @@ def _confusion_card(run: Run, entry: Mapping[str, Any]) -> str:
     matrix, names = np.array(entry["matrix"]), entry["names"]
     present = np.flatnonzero(matrix.sum(0) + matrix.sum(1))  # classes of neither side would be empty lines
     matrix, names = matrix[np.ix_(present, present)], [names[place] for place in present]
-    heading = f"{run['command'].removeprefix('evaluate ')}: {entry['modality']}, {entry['accuracy']:.1%}"
+    what = f"{entry['modality']} by {entry['fusion']}" if "fusion" in entry else entry["modality"]
+    heading = f"{run['command'].removeprefix('evaluate ')}: {what}, {entry['accuracy']:.1%}"
     figure = confusion_svg(matrix, names, heading)
     return card(f"<p>{source_tags(entry)}</p>{figure}", heading, _most_confused(matrix, names))
 

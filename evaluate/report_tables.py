@@ -96,7 +96,7 @@ def _classification_row(main: Row, others: Mapping[str, Row]) -> list[Cell]:
     return [
         Cell(html=escape(detail["modality"]) + note),
         Cell(html=f'<span class="mono">{escape(features)}</span>'),
-        *_share_cells(main),
+        *share_cells(main),
         Cell(_percent(others.get("balanced_accuracy")), number=True),
         Cell(f"{detail['chance'] * 100:.1f}", number=True),
         Cell(f"{main['n']:,}", number=True),
@@ -119,7 +119,7 @@ def _retrieval_row(main: Row, others: Mapping[str, Row]) -> list[Cell]:
     ranks = [f"{others[name]['value']:.1f}" if name in others else "" for name in ("MedR", "MeanR")]
     return [
         Cell(f"{detail['query']} → {detail['gallery']}"),
-        *_share_cells(main),
+        *share_cells(main),
         *(Cell(_percent(others.get(name)), number=True) for name in ("R@5", "R@10")),
         *(Cell(rank, number=True) for rank in ranks),
         Cell(f"{detail['chance'] * 100:.1f}", number=True),
@@ -132,7 +132,7 @@ def _grouped(
 ) -> list[list[Cell] | str]:
     """A line for each kind that has the metric ``main``, under a heading for each source (and rule)."""
     groups: dict[str, list[list[Cell] | str]] = {}
-    for metrics in _by_kind(rows):
+    for metrics in by_kind(rows):
         if main in metrics:
             detail = metrics[main]["detail"]
             rule = f"right = same {escape(detail['by'])}" if "by" in detail else ""
@@ -210,8 +210,15 @@ def _comparison_row(task: str, found: Mapping[str, Row], methods: Sequence[str])
     return [Cell(task), *cells, *(Cell(end, number=True) for end in ends)]
 
 
+def _fusion_table(rows: Sequence[Row]) -> str:
+    from evaluate.report_fusion import fusion_table
+
+    return fusion_table(rows)
+
+
 _TABLES = {
     "evaluate probe": _classification_table,
+    "evaluate fuse": _fusion_table,
     "evaluate knn": _classification_table,
     "evaluate zero-shot": _classification_table,
     "evaluate pooled": _classification_table,
@@ -219,7 +226,7 @@ _TABLES = {
 }
 
 
-def _share_cells(row: Row) -> list[Cell]:
+def share_cells(row: Row) -> list[Cell]:
     """Value, interval and picture of a fraction."""
     interval = f"{row['low'] * 100:.1f} – {row['high'] * 100:.1f}" if row["low"] is not None else ""
     bar = interval_svg(row["value"], row["low"], row["high"], row["detail"].get("chance"))
@@ -230,7 +237,7 @@ def _share_cells(row: Row) -> list[Cell]:
     ]
 
 
-def _by_kind(rows: Iterable[Row]) -> list[dict[str, Row]]:
+def by_kind(rows: Iterable[Row]) -> list[dict[str, Row]]:
     """Rows of one kind together: metric name (without the command) -> row."""
     groups: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:

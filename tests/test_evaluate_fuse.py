@@ -1,0 +1,247 @@
+"""`evaluate fuse`: every subset is scored and recorded, rivals paired, subjects left out by cross-fitting."""
+
+import json
+
+import numpy as np
+import pytest
+from align_bank import Toy, make_bank
+from evaluate_bank import aligned_bank, metrics_of, trained
+
+from evaluate.classification import Outcome
+from evaluate.cross_fit import cross_fitted, realigned, recipe
+from evaluate.fuse import Plan, Task, fuse
+from evaluate.fusion import BESIDE, subsets
+from evaluate.fusion_sides import coverage, raw_source, saw, sides_of
+from evaluate.leakage import LeakageError
+from evaluate.probe import Lesson, probe_modality
+from evaluate.report_tables import results
+from evaluate.source import EvaluateError, open_sources
+from store.errors import FrameBankError
+
+NAMES = ["depth", "skeleton", "inertial"]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return aligned_bank(tmp_path_factory)
+
+
+def sources(bank, checkpoint: str | None = None):
+    return open_sources(bank.path, None, None, checkpoint)
+
+
+def accuracies(outcomes: list[Outcome]) -> dict[str, float]:
+    scores = [score for one in outcomes for score in one.scores if score.name == "accuracy"]
+    return {score.detail["modality"]: score.value for score in scores}
+
+
+def test_every_subset_is_printed_recorded_and_shown(toy, capsys) -> None:
+    bank, _ = toy
+    assert fuse(str(bank.path), methods="late,concat", against="raw-late, raw-best") == 0
+    printed = capsys.readouterr()
+    assert "toy, cross-subject: learnt on train, scored on test, by what is PRESENT" in printed.out
+    assert "48 clips (38 have all modalities; lacking: depth 10)" in printed.err
+    rows = metrics_of(bank, "evaluate fuse")
+    wanted = {BESIDE.join(one) for one in subsets(sources(bank)[0].modalities())}
+    assert len(wanted) == 7
+    for method in ("late", "concat"):
+        for name in ("accuracy", "balanced_accuracy", "over_raw-late", "over_raw-best"):
+            found = [
+                row for row in rows if (row["name"], row["detail"]["fusion"]) == (f"fuse/{name}", method)
+            ]
+            assert {row["detail"]["modality"] for row in found} == wanted
+            assert len(found) == 7
+            for row in found:
+                assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9
+                alone, has_depth = row["detail"]["modality"] == "depth", "depth" in row["detail"]["modality"]
+                if name != "over_raw-best":  # where the rival is depth alone, 38 clips are paired
+                    assert row["n"] == (38 if alone else 48)
+                assert row["detail"]["incomplete"] == (10 if has_depth and not alone else 0)
+                assert row["detail"]["chance"] == 0.25
+    page = results(bank, "toy")
+    assert "fuse: toy · cross-subject" in page
+    assert "over raw-best, points" in page
+    assert page.count("●") == 2 * sum(len(one) for one in subsets(NAMES))
+    assert page.count("○") == 2 * 7 * 3 - page.count("●")
+
+
+def test_one_modality_alone_is_the_probe(toy) -> None:
+    """Late fusion of a single modality is that modality's linear probe."""
+    bank, checkpoint = toy
+    for given in (None, checkpoint):
+        opened = sources(bank, given)
+        found = accuracies(Task(opened, None, Plan()).outcomes("late", {}))
+        for name in NAMES:
+            alone = probe_modality(opened, name, Lesson()).scores[0].value
+            assert found[name] == pytest.approx(alone, abs=0.021)  # one clip of 48: strengths may differ
+
+
+def test_rivals_are_the_raw_ones_of_the_same_subset_on_the_same_clips(toy) -> None:
+    bank, checkpoint = toy
+    task = Task(sources(bank, checkpoint), None, Plan(), ["raw-late", "raw-best"])
+    aligned = task.outcomes("late", {})
+    raw = accuracies(Task(sources(bank), None, Plan()).outcomes("late", {}))
+    own = accuracies(aligned)
+    for one in aligned:
+        for score in one.scores[-2:]:
+            names = score.detail["modality"].split(BESIDE)
+            rival = score.detail["modality"] if score.name == "over_raw-late" else score.detail["rival"]
+            assert rival.split(BESIDE) == names or rival in names
+            if "depth" not in names or rival == score.detail["modality"]:  # else they differ in their clips
+                expected = own[score.detail["modality"]] - raw[rival]
+                assert score.value == pytest.approx(expected, abs=1e-6)
+            if score.name == "over_raw-best" and "depth" not in names:
+                assert raw[rival] == max(raw[name] for name in names)
+
+
+def test_networks_are_trained_from_several_seeds(toy) -> None:
+    bank, _ = toy
+    plan = Plan(seeds=3)
+    made = Task(sources(bank), "skeleton,inertial", plan).outcomes("attention", {"epochs": 3})
+    each = made[-1].scores[0].detail["each"]
+    assert len(each) == 3
+    assert made[-1].predictions.guesses.shape == (3, 48)
+    assert (
+        len(Task(sources(bank), "skeleton,inertial", plan).outcomes("late", {})[-1].scores[0].detail["each"])
+        == 1
+    )
+
+
+def test_raw_features_are_those_that_the_heads_read(toy) -> None:
+    bank, checkpoint = toy
+    source = sources(bank, checkpoint)[0]
+    raw = raw_source(source, NAMES)
+    assert raw.alignment is None
+    for name in NAMES:
+        assert raw.selection(name).feature_set == source.selection(name).feature_set
+    assert not saw(raw, sides_of(raw, NAMES, "train", "test").train)
+    sides = sides_of(source, NAMES, "train", "test")
+    assert saw(source, sides.train)
+    assert not saw(source, sides.test)
+    assert (sides.train.fresh, sides.test.fresh) == (False, True)
+    assert coverage(sides.train) == "48 clips (38 have all modalities; lacking: depth 10)"
+    assert coverage(sides.train.only(["skeleton"])).startswith("48 clips (0 have all")
+
+
+# Cross-fitting
+
+
+def test_the_recipe_of_a_checkpoint_trains_it_again(toy) -> None:
+    """Leaving nobody out gives the same heads, bit for bit."""
+    bank, checkpoint = toy
+    source = sources(bank, checkpoint)[0]
+    again = realigned(source, "subject", ["nobody"])
+    selection = source.selection("skeleton", "test")
+    np.testing.assert_array_equal(
+        again.embed("skeleton", selection), source.alignment.embed("skeleton", selection)
+    )
+    assert again.config["training"]["clips"] == source.alignment.config["training"]["clips"]
+
+
+def test_cross_fitting_leaves_whole_subjects_out(toy, monkeypatch, capsys) -> None:
+    bank, checkpoint = toy
+    source = sources(bank, checkpoint)[0]
+    left, plan = [], Plan(cross_fit=3, evidence=("probe", "texts"))
+    from align import prepare
+
+    def watched(config, loaded, *more, **options):
+        left.append(sorted(set(loaded.data.columns["subject"])))
+        return original(config, loaded, *more, **options)
+
+    original = prepare.prepare
+    monkeypatch.setattr(prepare, "prepare", watched)
+    train, test = cross_fitted(source, NAMES, plan)
+    assert sorted(left) == [["P000", "P001"], ["P000", "P002"], ["P001", "P002"]]
+    assert "cross-fit 3 of 3: aligning without subject P00" in capsys.readouterr().err
+    assert (len(train), len(test), train.kind) == (48, 48, "log-probabilities")
+    for one in (train, test):
+        for place, name in enumerate(NAMES):
+            has = one.present[:, place]
+            experts = np.exp(one.vectors[name][has].reshape(has.sum(), 2, 4))
+            np.testing.assert_allclose(experts.sum(axis=2), 1, atol=1e-5)
+            assert (one.vectors[name][~has] == 0).all()
+    assert train.fresh
+    guesses = train.vectors["skeleton"].reshape(48, 2, 4).argmax(axis=2)
+    assert (
+        (guesses == train.labels[:, None]).mean(axis=0) > 0.6
+    ).all()  # chance 0.25: each is honest, and good
+
+
+def test_fusion_learns_on_cross_fitted_scores(toy, capsys) -> None:
+    bank, checkpoint = toy
+    common = {"checkpoint": checkpoint, "modalities": "skeleton,inertial", "seeds": 1}
+    assert fuse(str(bank.path), methods="late,concat", cross_fit=3, evidence="probe,raw", **common) == 0
+    printed = capsys.readouterr()
+    assert "3 alignments" in printed.err
+    assert "own training clips" not in printed.err
+    rows = [row for row in metrics_of(bank, "evaluate fuse") if row["name"] == "fuse/accuracy"]
+    assert {row["detail"]["fusion"] for row in rows} == {
+        f"{name}, cross-fit 3 (probe+raw)" for name in ("late", "concat")
+    }
+    assert min(row["value"] for row in rows) > 0.6
+    fuse(str(bank.path), methods="concat", **common)
+    assert "concat: learnt on embeddings of the checkpoint's own training clips" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_saw_none_of_the_clips_needs_no_cross_fitting(tmp_path, toy) -> None:
+    bank = make_bank(tmp_path / "bank", Toy(clips=48, without_depth=0, modalities=("skeleton", "inertial")))
+    make_other = {"name": "other", "clips": 48, "modalities": ("skeleton", "inertial"), "captions": False}
+    make_bank(tmp_path / "bank", Toy(**make_other, seed=3))
+    checkpoint = trained(bank, dataset="other", protocol="cross-subject")
+    source = open_sources(bank.path, "toy", None, checkpoint)[0]
+    assert sides_of(source, ["skeleton", "inertial"], "train", "test").train.fresh
+    with pytest.raises(EvaluateError, match="saw none of these training clips; leave --cross-fit out"):
+        cross_fitted(source, ["skeleton", "inertial"], Plan(cross_fit=2))
+
+
+def test_recipe_needs_one(toy) -> None:
+    from types import SimpleNamespace
+
+    with pytest.raises(EvaluateError, match="here: no recipe in its config"):
+        recipe(SimpleNamespace(config={}, directory="here"))
+
+
+# What is refused
+
+
+def test_the_training_part_of_a_checkpoint_cannot_be_scored(toy) -> None:
+    bank, checkpoint = toy
+    with pytest.raises(LeakageError, match="48 of the 48 clips to score were seen in training"):
+        fuse(str(bank.path), checkpoint=checkpoint, train_part="test", part="train")
+    with pytest.raises(LeakageError, match="48 clips to score were seen in training"):
+        fuse(str(bank.path), part="train")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": "later"}, r"--methods: no fusion named 'later' \(did you mean 'late'\?\)"),
+        ({"methods": ""}, "accepted: some of late, concat, mean, attention, cmvra"),
+        ({"options": {"attention": {"epochs": 3}}}, "--methods 'late', --options for attention"),
+        ({"options": {"late": {"epochs": 3}}}, "fusion late: no option 'epochs'; accepted: weights"),
+        ({"methods": "mean"}, "--methods mean takes embeddings of one space, not features"),
+        ({"methods": "cmvra"}, "cmvra takes vectors of one width"),
+        ({"cross_fit": 3}, "--cross-fit needs --checkpoint"),
+        ({"cross_fit": 1}, "--cross-fit 1; accepted"),
+        ({"seeds": 0}, "--seeds 0"),
+        ({"evidence": "probes"}, r"--evidence: no evidence named 'probes' \(did you mean 'probe'\?\)"),
+        ({"against": "raw"}, "--against: no against named 'raw'.*there are: raw-best, raw-late"),
+        ({"modalities": "depth"}, "fuse: depth alone; fusion takes two modalities or more"),
+        ({"modalities": "depth,rgb"}, "no rgb features of toy; python -m extract"),
+        ({"protocol": "none"}, "fuse needs a protocol with parts"),
+    ],
+)
+def test_errors_say_what_is_accepted(toy, options, message) -> None:
+    bank, _ = toy
+    with pytest.raises(FrameBankError, match=message):
+        fuse(str(bank.path), **options)
+
+
+def test_a_failed_run_is_recorded(toy) -> None:
+    bank, _ = toy
+    with pytest.raises(FrameBankError):
+        fuse(str(bank.path), modalities="depth")
+    query = "SELECT status, config::VARCHAR AS config FROM runs WHERE command = ? ORDER BY started_at"
+    last = bank.sql(query, ["evaluate fuse"]).to_pylist()[-1]
+    assert last["status"] == "failed"
+    assert json.loads(last["config"])["modalities"] == "depth"
