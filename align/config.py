@@ -169,6 +169,9 @@ class AlignConfig:
         augment: Random changes of features while training.
         validation: What is held out of the training part.
         train: The loop.
+        init: Heads to start from: run:<id>, a checkpoint's directory, or `latest`. Modalities that it lacks
+            start at random; what is left open about the others is what it was there.
+        freeze: Modalities, with commas or as a list, whose heads stay as `init` has them: a frozen anchor.
         seed: Of initialisation, order, draws, augmentation and dropout.
     """
 
@@ -186,6 +189,8 @@ class AlignConfig:
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    init: str | None = None
+    freeze: str | list[str] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -210,3 +215,9 @@ class AlignConfig:
             "train": TrainConfig(**values["train"]),
         }
         return cls(**(values | nested))
+
+
+def names_of(listed: str | list[str] | None) -> list[str]:
+    """Names with commas, or a list of them, as a list."""
+    names = listed.split(",") if isinstance(listed, str) else listed or []
+    return [name.strip() for name in names if name.strip()]

@@ -73,6 +73,7 @@ class Heads(nn.Module):
         super().__init__()
         self.modalities = list(specs)
         self.embedding = embedding
+        self.frozen: list[str] = []
         self.heads = nn.ModuleDict()
         for modality, spec in specs.items():
             shape = {"tokens": spec.tokens, "dim": spec.dim, "embedding": embedding}
@@ -81,6 +82,19 @@ class Heads(nn.Module):
     def parameter_count(self, modality: str) -> int:
         """How many numbers one modality's head learns."""
         return sum(parameter.numel() for parameter in self.heads[module_key(modality)].parameters())
+
+    def freeze(self, modalities: Sequence[str]) -> None:
+        """Train these heads no more: no gradients, no dropout."""
+        self.frozen = list(modalities)
+        for name in self.frozen:
+            self.heads[module_key(name)].requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Heads":
+        """As of any module, but frozen heads stay in evaluation mode."""
+        super().train(mode)
+        for name in self.frozen:
+            self.heads[module_key(name)].eval()
+        return self
 
     def embed(self, modality: str, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, N, D), (B, T) -> (B, E) unit rows."""

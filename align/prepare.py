@@ -9,14 +9,16 @@ import numpy as np
 import torch
 
 from align import distributed
+from align.alignment import Alignment
 from align.checkpoint import FORMAT
-from align.config import AlignConfig
+from align.config import AlignConfig, names_of
 from align.data import ClipData, split_groups
 from align.materialise import Materialised
 from align.model import Heads, HeadSpec, WeightedLosses, build_losses
 from align.recipe import RecipeError, supervision
 from align.standardise import Statistics, standardise
 from align.train import Trainer
+from align.warm_start import freeze, take
 
 AUTO_GROUPS = 5  # with at least so many subjects, whole subjects are held out
 SINGLE_CLIPS = "clip"
@@ -62,9 +64,9 @@ class Plan:
     rows: dict[str, list[Any]]
 
 
-def prepare(config: AlignConfig, loaded: Materialised) -> Prepared:
+def prepare(config: AlignConfig, loaded: Materialised, start: Alignment | None = None) -> Prepared:
     """A trainer of heads on stored features; see :func:`plan`."""
-    made = plan(config, loaded)
+    made = plan(config, loaded, start)
     trainer = Trainer(
         made.heads,
         made.losses,
@@ -78,10 +80,17 @@ def prepare(config: AlignConfig, loaded: Materialised) -> Prepared:
     return Prepared(made.record, trainer, made.standards, made.rows)
 
 
-def plan(config: AlignConfig, loaded: Materialised) -> Plan:
+def plan(config: AlignConfig, loaded: Materialised, start: Alignment | None = None) -> Plan:
     """Split off the held-out clips, build heads and losses, standardise the features in place.
 
+    Args:
+        config: What was asked.
+        loaded: The clips.
+        start: Whose heads to start from (`--init`).
+
     Raises:
+        StartError: If they do not fit, or a head cannot be frozen.
+        SpaceError: If they are of another space.
         RecipeError: If the clips cannot be grouped as asked.
         OptionError: If a head or loss refuses its options.
         PairError: If the pairs do not fit the modalities.
@@ -94,10 +103,13 @@ def plan(config: AlignConfig, loaded: Materialised) -> Plan:
     }
     losses, heads = build_losses(terms, list(specs)), Heads(specs, config.embedding)
     by, training, validation = hold_out(loaded.data, config)
+    taken, given = take(start, heads, loaded.modalities)
+    frozen = freeze(heads, names_of(config.freeze), taken)
     per = {name: own.standardise for name, own in loaded.modalities.items()}
-    standards = standardise(loaded.data, training, per)
-    rows = training_rows(loaded, validation)
+    standards = standardise(loaded.data, training, per, given=given)
+    rows = training_rows(loaded, validation, start)
     record = _record(config, loaded, terms, heads)
+    record |= {"init": {"taken": taken, "frozen": frozen}, "supervision": _with(record["supervision"], start)}
     record["training"] = {
         "part": loaded.scope.part,
         "where": loaded.scope.where,
@@ -153,17 +165,34 @@ def hold_out(data: ClipData, config: AlignConfig) -> tuple[str | None, np.ndarra
     return by, *split_groups(groups, rule.fraction, config.seed)
 
 
-def training_rows(loaded: Materialised, validation: np.ndarray) -> dict[str, list[Any]]:
-    """Every clip that training sees, with its role: columns dataset, clip_id, role, label, subject."""
+def _with(own: list[str], start: Alignment | None) -> list[str]:
+    """What supervised the heads, those started from included."""
+    return list(dict.fromkeys([*own, *(start.supervision if start is not None else [])]))
+
+
+def training_rows(
+    loaded: Materialised, validation: np.ndarray, start: Alignment | None = None
+) -> dict[str, list[Any]]:
+    """Every clip that training sees, with its role: columns dataset, clip_id, role, label, subject.
+
+    Those that the heads saw which training starts from are among them, in their role of then.
+    """
     data = loaded.data
     held = np.isin(np.arange(len(data)), validation)
-    return {
+    rows: dict[str, list[Any]] = {
         "dataset": [loaded.scope.dataset] * len(data),
         "clip_id": data.clips.tolist(),
         "role": np.where(held, "validation", "train").tolist(),
         "label": data.labels.tolist(),
         "subject": data.columns["subject"].tolist(),
     }
+    here = set(data.clips)
+    before = [] if start is None else start.training_rows().to_pylist()
+    for row in before:
+        if row["dataset"] != loaded.scope.dataset or row["clip_id"] not in here:
+            for name, values in rows.items():
+                values.append(row[name])
+    return rows
 
 
 def rows_digest(rows: Mapping[str, list[Any]]) -> str:
@@ -188,6 +217,12 @@ def describe(record: Mapping[str, Any]) -> str:
             f"  {name:<12} {own['feature_set']} {own['field']} ({own['items']}, {what}) "
             f"-> {own['head']}{options}, {size:,} parameters -> {record['embedding']}"
         )
+    if taken := record["init"]["taken"]:
+        fresh = [name for name in record["modalities"] if name not in taken]
+        rest = f"; fresh: {', '.join(fresh)}" if fresh else ""
+        lines.append(f"  init         {record['asked']['init']}: {', '.join(taken)}{rest}")
+    if record["init"]["frozen"]:
+        lines.append(f"  frozen       {', '.join(record['init']['frozen'])}")
     for loss in record["losses"]:
         options = "".join(f" {key}={value}" for key, value in loss["options"].items())
         lines.append(f"  loss         {loss['weight']:g} x {loss['name']} over {loss['pairs']}{options}")

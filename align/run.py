@@ -11,6 +11,7 @@ from align.config import AlignConfig
 from store.errors import FrameBankError
 
 if TYPE_CHECKING:
+    from align.alignment import Alignment
     from align.materialise import Materialised
     from align.prepare import Prepared
     from store.bank import Bank
@@ -53,9 +54,10 @@ def train(bank: "Bank", config: AlignConfig) -> Path:
     Raises:
         RecipeError: If the bank lacks what the config asks for.
     """
-    from align.prepare import describe, prepare
+    from align.prepare import describe
+    from align.warm_start import pinned
 
-    prepared = prepare(config, load_clips(bank, config))
+    prepared = _prepared(bank, pinned(bank, config))
     _say(describe(prepared.record))
     return _recorded(bank, prepared)
 
@@ -74,7 +76,6 @@ def continue_run(bank: "Bank", resume: str, config: AlignConfig | None = None) -
     """
     from align import distributed
     from align.checkpoint import STATE_FILE, read_config, read_state
-    from align.prepare import prepare
     from store.runs import end_killed
 
     found = _interrupted(bank, resume) if distributed.is_first() else ""
@@ -82,7 +83,7 @@ def continue_run(bank: "Bank", resume: str, config: AlignConfig | None = None) -
     before, state = read_config(directory), read_state(directory / STATE_FILE)
     own = AlignConfig.from_json(before["asked"])
     _refuse_contradictions(own, config or AlignConfig())
-    prepared = prepare(own, load_clips(bank, own))
+    prepared = _prepared(bank, own)
     for key in ("modalities", "training"):
         _refuse_change(directory, key, before[key], prepared.record[key])
     prepared.trainer.restore(state)
@@ -108,15 +109,30 @@ def _interrupted(bank: "Bank", resume: str) -> str:
     return str(directory)
 
 
-def load_clips(bank: "Bank", config: AlignConfig) -> "Materialised":
-    """Resolve dataset, protocol and modalities, and bring their features into memory."""
+def _prepared(bank: "Bank", config: AlignConfig) -> "Prepared":
+    from align.prepare import prepare
+    from align.warm_start import earlier
+
+    start = earlier(bank, config)
+    return prepare(config, load_clips(bank, config, start), start)
+
+
+def load_clips(bank: "Bank", config: AlignConfig, start: "Alignment | None" = None) -> "Materialised":
+    """Resolve dataset, protocol and modalities, and bring their features into memory.
+
+    Args:
+        bank: The bank.
+        config: What was asked.
+        start: Whose heads to start from: what was left open is as it was there.
+    """
     from align.materialise import Scope, materialise
     from align.recipe import choose_dataset, choose_modalities, choose_protocol
+    from align.warm_start import inherit
 
     dataset = choose_dataset(bank, config.dataset)
     protocol = choose_protocol(bank, dataset, config.protocol)
     scope = Scope(dataset, protocol, config.part if protocol else None, config.where, config.views)
-    modalities = choose_modalities(bank, dataset, config.modalities)
+    modalities = inherit(choose_modalities(bank, dataset, config.modalities), start)
     return materialise(bank, scope, modalities, config.text, config.missing)
 
 

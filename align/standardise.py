@@ -50,7 +50,11 @@ def statistics(features: np.ndarray, rows: np.ndarray, per: str = "dim", chunk: 
 
 
 def standardise(
-    data: ClipData, clips: np.ndarray, per: Mapping[str, str], chunk: int = 1024
+    data: ClipData,
+    clips: np.ndarray,
+    per: Mapping[str, str],
+    chunk: int = 1024,
+    given: Mapping[str, Statistics] | None = None,
 ) -> dict[str, Statistics]:
     """Standardise every track in place, by what the given (training) clips show.
 
@@ -59,16 +63,23 @@ def standardise(
         clips: Indices of the training clips.
         per: Modality -> ``token``, ``dim`` or ``none``.
         chunk: Rows converted at a time.
+        given: Statistics of modalities that are standardised by these instead.
     """
-    found = {}
+    found = dict(given or {})
     for name, part in data.tracks.items():
-        rows = np.unique(np.concatenate([part.index[s : s + c] for s, c in _spans(part, clips)]))
-        if part.offsets is not None:
-            rows = np.concatenate([np.arange(part.offsets[row], part.offsets[row + 1]) for row in rows])
-        found[name] = statistics(part.features, rows, per[name], chunk)
+        if name not in found:
+            found[name] = _shown(part, clips, per[name], chunk)
         for start in range(0, len(part.features) if per[name] != "none" else 0, chunk):
             part.features[start : start + chunk] = found[name].apply(part.features[start : start + chunk])
-    return found
+    return {name: found[name] for name in data.tracks}
+
+
+def _shown(part: Track, clips: np.ndarray, per: str, chunk: int) -> Statistics:
+    """Statistics of the rows that these clips may draw."""
+    rows = np.unique(np.concatenate([part.index[s : s + c] for s, c in _spans(part, clips)]))
+    if part.offsets is not None:
+        rows = np.concatenate([np.arange(part.offsets[row], part.offsets[row + 1]) for row in rows])
+    return statistics(part.features, rows, per, chunk)
 
 
 def _spans(part: Track, clips: np.ndarray) -> list[tuple[int, int]]:
