@@ -1,4 +1,4 @@
-"""`python -m evaluate probe | fuse | knn | retrieve | zero-shot | pooled | search | report`."""
+"""`python -m evaluate probe | fuse | knn | retrieve | zero-shot | pooled | geometry | search | report`."""
 
 from store.cli import Command, run  # first: it sets what torch reads when it is loaded
 
@@ -7,6 +7,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line (``sys.argv`` if None), run the command, and exit."""
     from encoders.errors import EncoderError
     from evaluate.fuse import fuse
+    from evaluate.geometry import geometry
     from evaluate.knn import knn
     from evaluate.pooled import pooled
     from evaluate.probe import probe
@@ -22,6 +23,7 @@ def main(argv: list[str] | None = None) -> None:
         "retrieve": retrieve,
         "zero-shot": zero_shot,
         "pooled": pooled,
+        "geometry": geometry,
         "search": search,
         "report": report,
     }

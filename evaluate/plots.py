@@ -129,6 +129,70 @@ def curves_svg(series: Mapping[str, Line], x_label: str, title: str) -> str:
     return _svg(width, height, "".join(parts), title, "curves")
 
 
+def histogram_svg(series: Mapping[str, Sequence[float]], edges: np.ndarray, title: str) -> str:
+    """Name -> counts between the (B + 1) edges, each as an outline of its own shares; empty ones left out.
+
+    Only the range that has counts is drawn; hovering names an outline and its total.
+    """
+    width, height, left, right, top, bottom = 340.0, 170.0, 12.0, 12.0, 40.0, 22.0
+    shares = {name: np.asarray(counts) / np.sum(counts) for name, counts in series.items() if np.sum(counts)}
+    if not shares:
+        return ""
+    used = np.flatnonzero(np.sum(list(shares.values()), axis=0))
+    first, last = int(used[0]), int(used[-1]) + 1
+    low, high, most = edges[first], edges[last], max(float(each.max()) for each in shares.values())
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (width - left - right)
+
+    parts = [f'<text class="title" x="{left:g}" y="14">{escape(title)}</text>']
+    floor = height - bottom
+    parts.append(f'<line class="grid" x1="{left:g}" x2="{width - right:g}" y1="{floor:g}" y2="{floor:g}"/>')
+    for tick in ticks(low, high, 5):
+        parts.append(f'<text class="tick mid" x="{x(tick):.1f}" y="{height - 7:g}">{tick:g}</text>')
+    place = left
+    for index, (name, each) in enumerate(shares.items()):
+        heights = floor - each[first:last] / most * (floor - top)
+        steps = " ".join(
+            f"H{x(edges[first + bin]):.1f}V{y:.1f}H{x(edges[first + bin + 1]):.1f}"
+            for bin, y in enumerate(heights)
+        )
+        path = f"M{x(low):.1f} {floor:g}{steps}V{floor:g}"
+        told = f"{name}: {np.sum(series[name]):,.0f}"
+        label = f'<text x="{place:.1f}" y="30">{escape(name)}</text>'
+        parts.append(
+            f'<g class="s{index % 7}"><path d="{path}"><title>{escape(told)}</title></path>{label}</g>'
+        )
+        place += 6.2 * len(name) + 14
+    return _svg(width, height, "".join(parts), title, "histogram")
+
+
+Bar = tuple[str, float, float | None, float | None, float | None]
+
+
+def bars_svg(bars: Sequence[Bar], title: str) -> str:
+    """(name, value, low, high, chance) each as a bar from 0 with its interval, and a tick at chance."""
+    left, line, top, reach = 20 + 5.6 * max((len(name) for name, *_ in bars), default=1), 20.0, 26.0, 240.0
+    most = max((max(value, high or 0, chance or 0) for _, value, _, high, chance in bars), default=0) or 1.0
+    parts = [f'<text class="title" x="0" y="14">{escape(title)}</text>']
+    for index, (name, value, low, high, chance) in enumerate(bars):
+        y, scale = top + index * line, reach / most
+        span = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+        told = f"{name}: {value:.3f}{span}" + ("" if chance is None else f", by chance {chance:.3f}")
+        parts.append(f'<text class="name end" x="{left - 6:.1f}" y="{y + 12:.1f}">{escape(name)}</text>')
+        box = f'x="{left:.1f}" y="{y + 3:.1f}" width="{max(value * scale, 0.5):.1f}" height="12"'
+        parts.append(f'<rect class="bar" {box}><title>{escape(told)}</title></rect>')
+        if low is not None and high is not None:
+            ends = f'x1="{left + low * scale:.1f}" x2="{left + high * scale:.1f}"'
+            parts.append(f'<line class="whisker" {ends} y1="{y + 9:.1f}" y2="{y + 9:.1f}"/>')
+        if chance is not None:
+            at = f'x1="{left + chance * scale:.1f}" x2="{left + chance * scale:.1f}"'
+            parts.append(f'<line class="chance" {at} y1="{y:.1f}" y2="{y + 18:.1f}"/>')
+        shown = left + max(value, high or 0, chance or 0) * scale + 6
+        parts.append(f'<text class="name" x="{shown:.1f}" y="{y + 12:.1f}">{value:.3f}</text>')
+    return _svg(left + reach + 46, top + line * len(bars) + 4, "".join(parts), title, "bars")
+
+
 def _curve(placed: np.ndarray, name: str, last: float, index: int, label_y: float) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
     return (

@@ -16,6 +16,7 @@ LABELS = "labels"
 IDENTITY = (
     "modality", "fusion", "features", "aligned_on", "among", "neighbours", "learn_from", "shots", "query",
     "gallery", "by", "prompt_set", "classes", "transductive", "convention", "missing", "of", "over",
+    "pair", "part",
 )  # fmt: skip
 
 

@@ -92,6 +92,7 @@ def build(bank: "Bank", dataset: str | None, alignment: "Alignment | None", titl
 def sections(bank: "Bank", dataset: str | None, alignment: "Alignment | None", seed: int) -> "list[Section]":
     """The page's parts; those without anything to show are empty."""
     from evaluate import report_figures as figures
+    from evaluate import report_geometry as shapes
     from evaluate import report_tables as tables
     from evaluate.page import Section
 
@@ -105,6 +106,7 @@ def sections(bank: "Bank", dataset: str | None, alignment: "Alignment | None", s
     return [
         Section("results", "Results", tables.results(bank, dataset)),
         Section("map", "Aligned space", mapped),
+        Section("geometry", "Geometry", shapes.geometry(bank, dataset)),
         Section("searches", "Searches", figures.searches(bank, dataset)),
         Section("confusions", "Confusions", figures.confusions(bank, dataset)),
         Section("training", "Training", figures.curves(bank, dataset)),

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from store.bank import Bank
 
 MOST_RUNS = 200
+ELSEWHERE = ("evaluate geometry",)  # has a section of its own
 
 Row = dict[str, Any]
 
 
 def results(bank: "Bank", dataset: str | None) -> str:
     """All evaluation metrics, newest of each kind, grouped by command, dataset and protocol."""
-    rows = latest(metric_rows(bank, dataset))
+    rows = [row for row in latest(metric_rows(bank, dataset)) if row["command"] not in ELSEWHERE]
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["command"], row["dataset"] or "", row["protocol"] or ""), []).append(row)

@@ -10,8 +10,19 @@ import pytest
 from evaluate_bank import aligned_bank, joint_bank
 from PIL import Image
 
+from evaluate.geometry import geometry
 from evaluate.page import Cell, Section, duration, page, picture, table
-from evaluate.plots import confusion_svg, curves_svg, hue, interval_svg, mark_svg, scatter_svg, ticks
+from evaluate.plots import (
+    bars_svg,
+    confusion_svg,
+    curves_svg,
+    histogram_svg,
+    hue,
+    interval_svg,
+    mark_svg,
+    scatter_svg,
+    ticks,
+)
 from evaluate.probe import probe
 from evaluate.provenance import kind
 from evaluate.report import ReportError, report
@@ -63,6 +74,7 @@ def written(tmp_path_factory):
     probe(folder, checkpoint=checkpoint)
     retrieve(folder, checkpoint=checkpoint)
     zero_shot(folder, checkpoint=checkpoint)
+    geometry(folder, checkpoint=checkpoint)
     search("toy clip/0003", folder, like=True, checkpoint=checkpoint)
     out = tmp_path_factory.mktemp("report") / "sub folder" / "report.html"
     report(folder, str(out), checkpoint=checkpoint)
@@ -73,7 +85,7 @@ def test_the_page_is_whole(written) -> None:
     _, text = written
     structure = Structure(text)
     anchors = {attrs["id"] for tag, attrs in structure.seen if tag == "section"}
-    assert anchors == {"results", "map", "searches", "confusions", "training", "bank", "runs"}
+    assert anchors == {"results", "map", "geometry", "searches", "confusions", "training", "bank", "runs"}
     assert {attrs["href"] for tag, attrs in structure.seen if tag == "a"} == {f"#{name}" for name in anchors}
 
 
@@ -117,6 +129,7 @@ def test_names_cannot_break_out_of_the_page(tmp_path) -> None:
         writer.add(HOSTILE, 0, {"embedding": np.ones((1, 1, 8))}, [0.0])
     retrieve(str(bank.path), by="label")
     zero_shot(str(bank.path))
+    geometry(str(bank.path))
     search(HOSTILE, str(bank.path), like=True)
     out = tmp_path / "report.html"
     report(str(bank.path), str(out), title=HOSTILE)
@@ -197,6 +210,34 @@ def test_curves_go_down_where_values_do_and_leave_out_what_is_not_finite() -> No
     assert len(points) == 2
     assert points[0][0] < points[1][0] and points[0][1] < points[1][1]  # SVG's y grows downwards
     assert curves_svg({"empty": ([], [])}, "epoch", "Loss") == ""
+
+
+def test_histograms_have_a_step_a_bin_as_high_as_its_share() -> None:
+    """Two series of other sizes and equal shapes are drawn alike; the empty third is not drawn."""
+    series = {"a & b": [0, 2, 1, 0], "c": [0, 200, 100, 0], "none": [0, 0, 0, 0]}
+    tree = svg(histogram_svg(series, np.linspace(0, 2, 5), "x"))
+    paths = list(tree.iter("path"))
+    assert len(paths) == 2 and paths[0].get("d") == paths[1].get("d")
+    assert [title.text for title in tree.iter("title")] == ["a & b: 3", "c: 300"]
+    heights = [float(y) for y in re.findall(r"V([\d.]+)H", paths[0].get("d"))]
+    assert len(heights) == 2  # bins 0 and 3 hold nothing and are not drawn
+    floor = float(re.findall(r"V([\d.]+)$", paths[0].get("d"))[0])
+    assert floor - heights[0] == pytest.approx(2 * (floor - heights[1]), abs=0.2)
+    assert histogram_svg({"none": [0, 0]}, np.arange(3.0), "x") == ""
+
+
+def test_bars_are_as_long_as_their_values_and_carry_interval_and_chance() -> None:
+    tree = svg(bars_svg([("a", 0.5, 0.4, 0.6, 0.1), ("b", 0.25, None, None, None)], "Gaps"))
+    first, second = (float(rect.get("width")) for rect in tree.iter("rect"))
+    assert first == pytest.approx(2 * second, abs=0.2)
+    kinds = [line.get("class") for line in tree.iter("line")]
+    assert kinds == ["whisker", "chance"]
+    assert [title.text for title in tree.iter("title")] == [
+        "a: 0.500 [0.400, 0.600], by chance 0.100",
+        "b: 0.250",
+    ]
+    collapsed = svg(bars_svg([("a", 0.0, 0.0, 0.0, 0.0)], "Gaps"))
+    assert next(collapsed.iter("rect")).get("width") == "0.5"
 
 
 def test_maps_keep_one_scale_and_mark_groups_apart() -> None:
