@@ -1,8 +1,8 @@
 """Phase 3: cached features and trained heads -> numbers with intervals, searches, and one HTML report.
 
 To add an index: one class like those in ``evaluate/approximate.py`` and one line in ``INDEXES``. To add a
-fusion: one class like those in ``evaluate/fusion_linear.py`` and one line in ``FUSIONS``. To add an evaluation:
-one file and one line in ``evaluate/__main__.py``.
+fusion: one class like those in ``evaluate/fusion_linear.py`` and one line in ``FUSIONS``. To add an
+evaluation: one file and one line in ``evaluate/__main__.py``.
 """
 
 INDEXES = {
