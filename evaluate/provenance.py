@@ -14,10 +14,9 @@ LABELS = "labels"
 # What, of a metric's detail, says under which setting it was taken: two that differ in any of these are no
 # older and newer figure of one thing.
 IDENTITY = (
-    "modality", "fusion", "features", "aligned_on", "among", "neighbours", "learn_from", "learn_dataset",
-    "shots", "query",
+    "modality", "fusion", "features", "aligned_on", "among", "neighbours", "learn_from", "shots", "query",
     "gallery", "by", "prompt_set", "classes", "transductive", "convention", "missing", "of", "over",
-    "pair", "part",
+    "pair", "part", "classifiers",
 )  # fmt: skip
 
 
@@ -62,11 +61,11 @@ def setting(detail: Mapping[str, Any]) -> str:
         detail.get("of"),
         detail.get("fusion"),
         prompts,
+        "imported classifier" if "classifiers" in detail and "fusion" not in detail else None,
         f"{shots} shots" if shots else None,
         f"{detail['neighbours']} nearest" if "neighbours" in detail else None,
         f"among {among}" if among != modality else None,
         f"learnt from {teacher}" if teacher != modality else None,
-        f"learnt on {detail['learn_dataset']}" if detail.get("learn_dataset") else None,
         "among the part's classes" if detail.get("classes") == "part" else None,
         detail.get("over"),
     ]
