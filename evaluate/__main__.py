@@ -1,4 +1,4 @@
-"""`python -m evaluate probe | fuse | knn | retrieve | zero-shot | pooled | geometry | search | report`."""
+"""`python -m evaluate`: probe, fuse, knn, zero-shot, retrieve, search, pooled, geometry, report and more."""
 
 from store.cli import Command, run  # first: it sets what torch reads when it is loaded
 
@@ -6,12 +6,15 @@ from store.cli import Command, run  # first: it sets what torch reads when it is
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line (``sys.argv`` if None), run the command, and exit."""
     from encoders.errors import EncoderError
+    from evaluate.classify import classify
     from evaluate.fuse import fuse
     from evaluate.geometry import geometry
+    from evaluate.import_cmvra import import_cmvra
     from evaluate.knn import knn
     from evaluate.pooled import pooled
     from evaluate.probe import probe
     from evaluate.report import report
+    from evaluate.reproduce import reproduce
     from evaluate.retrieve import retrieve
     from evaluate.search import search
     from evaluate.zero_shot import zero_shot
@@ -22,8 +25,11 @@ def main(argv: list[str] | None = None) -> None:
         "knn": knn,
         "retrieve": retrieve,
         "zero-shot": zero_shot,
+        "import-cmvra": import_cmvra,
+        "classify": classify,
         "pooled": pooled,
         "geometry": geometry,
+        "reproduce": reproduce,
         "search": search,
         "report": report,
     }
