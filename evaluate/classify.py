@@ -143,7 +143,7 @@ def _single(source: Source, stored: Stored, modality: str, name: str | None, par
     """One modality by a linear classifier."""
     import torch
 
-    from evaluate.fuse import classified
+    from evaluate.fusion_subsets import classified
 
     if name is None:
         raise EvaluateError(
@@ -162,7 +162,7 @@ def _fused(source: Source, stored: Stored, modalities: Sequence[str], part: str)
     """Every combination of the modalities by the attention over all that it was trained with."""
     import torch
 
-    from evaluate.fuse import classified
+    from evaluate.fusion_subsets import classified
     from evaluate.fusion import BESIDE, subsets
 
     joined, found = _clips(source, stored, modalities, part), []

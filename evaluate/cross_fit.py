@@ -18,7 +18,7 @@ import numpy as np
 
 from evaluate.fusion import Joined, groups_of
 from evaluate.fusion_linear import as_evidence, clip_weights, log_softmax
-from evaluate.fusion_sides import part_of, raw_source, saw, sides_of
+from evaluate.fusion_sides import Sides, part_of, raw_source, saw, sides_of
 from evaluate.source import EvaluateError, Source
 
 if TYPE_CHECKING:
@@ -69,12 +69,13 @@ def probe(space: Space) -> Candidates:
 
 def texts(space: Space) -> Candidates:
     """Cosines to the classes' texts (all prompt sets averaged), as log-probabilities."""
+    from evaluate.index import unit
     from evaluate.zero_shot import prompts
 
     classes = prompts(space.source)[-1]
     found = {}
     for name, vectors in space.asked.vectors.items():
-        cosines = vectors @ classes.vectors.T
+        cosines = unit(vectors) @ classes.vectors.T
         scores = np.repeat(cosines.min(axis=1, keepdims=True), space.classes, axis=1)
         scores[:, classes.classes] = cosines
         found[name] = log_softmax(scores / TEMPERATURE)[None]
@@ -133,7 +134,27 @@ def cross_fitted(source: Source, modalities: Sequence[str], plan: "Plan") -> tup
     return train, test
 
 
-Sides = Mapping[bool, tuple[Source, Joined, Joined]]
+def by_texts(source: Source, sides: Sides) -> Sides:
+    """The clips' log-probabilities by the classes' texts; nothing is fitted to them.
+
+    Raises:
+        EvaluateError: If the dataset has no class texts, or a modality does not share their space.
+    """
+    from evaluate.zero_shot import scorable
+
+    scorable(source, ",".join(sides.train.modalities))
+    train, test = (_by_texts(source, one) for one in (sides.train, sides.test))
+    return Sides(train, test)
+
+
+def _by_texts(source: Source, clips: Joined) -> Joined:
+    said = texts(Space(source, clips, clips, len(source.label_names), balanced=False))
+    has = dict(zip(clips.modalities, clips.present.T, strict=True))
+    found = {name: [one[0] * has[name][:, None]] for name, one in said.items()}
+    return replace(_evidence(clips, found), fresh=clips.fresh)
+
+
+Spaces = Mapping[bool, tuple[Source, Joined, Joined]]
 """On embeddings or not -> where they are read, who teaches, who is asked about."""
 
 
@@ -148,22 +169,23 @@ class Gathered:
 
     def __init__(self, classes: int, train: Joined, plan: "Plan"):
         self.classes, self.train, self.plan = classes, train, plan
+        self.evidence = plan.evidence or ("probe",)
         self.held: dict[tuple[str, str], np.ndarray] = {}
         self.strengths: dict[tuple[str, str], int] = {}
 
-    def add(self, sides: Sides, rows: np.ndarray) -> None:
+    def add(self, sides: Spaces, rows: np.ndarray) -> None:
         """One fold's: ``rows`` of the training clips are those asked about."""
-        for name in self.plan.evidence:
+        for name in self.evidence:
             for modality, found in self._ask(name, sides).items():
                 shape = (len(found), len(self.train), self.classes)
                 held = self.held.setdefault((name, modality), np.zeros(shape, np.float32))
                 held[:, rows] = found
 
-    def chosen(self, sides: Sides) -> tuple[Joined, Joined]:
+    def chosen(self, sides: Spaces) -> tuple[Joined, Joined]:
         """Training and test clips' evidence, at the strengths of least cross-entropy on clips left out."""
         per_clip = clip_weights(self.train.labels, self.classes, self.plan.balanced)
         train, test = dict[str, list[np.ndarray]](), dict[str, list[np.ndarray]]()
-        for name in self.plan.evidence:
+        for name in self.evidence:
             asked = self._ask(name, sides)
             for place, modality in enumerate(self.train.modalities):
                 held, has = self.held[name, modality], self.train.present[:, place]
@@ -186,7 +208,7 @@ class Gathered:
         ]
         return ", ".join(chosen) or "no strengths to choose"
 
-    def _ask(self, name: str, sides: Sides) -> Candidates:
+    def _ask(self, name: str, sides: Spaces) -> Candidates:
         experts, on_embeddings = EVIDENCE[name]
         source, learn, asked = sides[on_embeddings]
         return experts(Space(source, learn, asked, self.classes, self.plan.balanced))

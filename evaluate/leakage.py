@@ -8,6 +8,8 @@ from store.errors import FrameBankError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from store.bank import Bank
+
 NAMED = 3  # how many culprits a message names
 
 
@@ -58,6 +60,45 @@ def guard_checkpoint(
     if subjects_apart:
         people = test.column("subject").to_pylist()
         refuse_overlap(where, (row["subject"] for row in own), people, "of the subjects to score", fix)
+
+
+def refuse_same_recordings(
+    where: str, bank: "Bank", seen: Iterable[tuple[str, str]], dataset: str, test: Iterable[str]
+) -> None:
+    """Refuse clips to score that training saw under another dataset's name (NTU 60 is a part of NTU 120).
+
+    Two clips are one where they are overlapping spans of a file of the same content, in each modality that
+    both have.
+
+    Args:
+        where: For the message.
+        bank: Whose catalog knows the files.
+        seen: (dataset, clip id) of what training saw; what is of the scored dataset is passed over.
+        dataset: That of the clips to score.
+        test: Their ids.
+
+    Raises:
+        LeakageError: Naming how many and the first few.
+    """
+    query = """
+        WITH same AS (
+            SELECT DISTINCT a.dataset AS other, a.clip_id AS trained, b.clip_id AS scored
+            FROM media a JOIN media b USING (sample_hash)
+            WHERE a.dataset = $1 AND b.dataset = $2
+                AND coalesce(a.start_seconds, 0) < coalesce(b.end_seconds, 'inf'::DOUBLE)
+                AND coalesce(b.start_seconds, 0) < coalesce(a.end_seconds, 'inf'::DOUBLE))
+        SELECT trained, scored FROM same WHERE NOT EXISTS (
+            SELECT 1 FROM media a JOIN media b USING (modality)
+            WHERE a.dataset = $1 AND a.clip_id = trained AND b.dataset = $2 AND b.clip_id = scored
+                AND a.sample_hash <> b.sample_hash)
+    """
+    asked, known = set(test), set(seen)
+    for other in sorted({name for name, _ in known} - {dataset}):
+        found = [tuple(row.values()) for row in bank.sql(query, [other, dataset]).to_pylist()]
+        again = [scored for trained, scored in found if (other, trained) in known and scored in asked]
+        what = f"clips to score are recordings of {other} that"
+        fix = "choose a checkpoint (or a dataset to learn from) whose training part does not hold them"
+        refuse_overlap(where, again, again, what, fix)
 
 
 def keeps_apart(train: Iterable[Any], test: Iterable[Any]) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evaluate.classification import Outcome, record_and_print
+from evaluate.leakage import refuse_same_recordings
 from evaluate.predictions import Predictions
 from evaluate.provenance import provenance
 from evaluate.source import AUTO, Clips, EvaluateError, Source, open_sources
@@ -46,6 +47,8 @@ def probe(
     train_part: str = "train",
     part: str = "test",
     learn_from: str | None = None,
+    learn_dataset: str | None = None,
+    learn_protocol: str | None = None,
     shots: int | None = None,
     draws: int = 5,
     encoders: dict[str, str] | None = None,
@@ -64,6 +67,9 @@ def probe(
       python -m evaluate probe --checkpoint latest              the aligned embeddings
       python -m evaluate probe --checkpoint latest --shots 5    five training clips a class
       python -m evaluate probe --checkpoint latest --learn-from skeleton    does its classifier fit others?
+      python -m evaluate probe --modalities ir.ceiling --learn-from ir      another camera view, untrained
+      python -m evaluate probe --dataset daa --checkpoint RUN_ON_NTU        aligned there, probed here
+      python -m evaluate probe --dataset daa --learn-dataset ntu            learnt there, scored here
 
     Args:
         bank: The bank's directory.
@@ -76,6 +82,9 @@ def probe(
         part: Part to score, once.
         learn_from: Modality whose training clips teach, whichever is scored (classifier transfer): another
             modality of the checkpoint's space, or another view (ir.ceiling) of one encoder's.
+        learn_dataset: Dataset whose training clips teach: those of the classes that have the same name in
+            both. Clips of other classes are neither learnt from nor scored.
+        learn_protocol: Which split of it; None: the only one, or cross-subject.
         shots: Training clips a class (all that a class has, if fewer); None: all. With one, nothing can be
             held out, and the strongest L2 is taken.
         draws: With shots: how often they are drawn anew; the interval covers the draws.
@@ -91,7 +100,8 @@ def probe(
     first.require_parts("a probe")
     if (shots is not None and shots < 1) or draws < 1:
         raise EvaluateError(f"probe: --shots {shots}, --draws {draws}; 1 or more is accepted")
-    lesson = Lesson(train_part, part, learn_from, shots, draws if shots else 1, seed)
+    often = draws if shots else 1
+    lesson = Lesson(train_part, part, learn_from, shots, often, seed, learn_dataset, learn_protocol)
     record_and_print(
         "probe",
         sources,
@@ -114,11 +124,14 @@ class Lesson:
     shots: int | None = None
     draws: int = 1
     seed: int = 0
+    learn_dataset: str | None = None
+    learn_protocol: str | None = None
 
     def told(self) -> str:
         """For people."""
         few = f"{self.shots} clips a class of " if self.shots else ""
-        other = f" ({self.learn_from})" if self.learn_from else ""
+        elsewhere = ", ".join(one for one in (self.learn_dataset, self.learn_from) if one)
+        other = f" ({elsewhere})" if elsewhere else ""
         often = f", {self.draws} draws" if self.shots else ""
         return f"learnt on {few}{self.train_part}{other}, scored on {self.part}{often}"
 
@@ -128,14 +141,24 @@ class Lesson:
         Raises:
             EvaluateError: If the two modalities' vectors cannot be compared.
         """
-        teacher = self.learn_from or modality
-        apart = source.alignment is None and source.space(teacher) != source.space(modality)
-        if teacher != modality and apart:
+        from evaluate.transfer import by_name, elsewhere
+
+        teacher, school = self.learn_from or modality, source
+        if self.learn_dataset is not None:
+            school = elsewhere(source, self.learn_dataset, self.learn_protocol)
+            school.require_parts("a probe")
+        apart = source.alignment is None and school.space(teacher) != source.space(modality)
+        if apart and (teacher != modality or school is not source):
             raise EvaluateError(
                 f"probe: raw {teacher} and {modality} features lie in different spaces, so no classifier can "
                 "pass from one to the other; pass --checkpoint latest"
             )
-        return source.clips(teacher, self.train_part), source.clips(modality, self.part)
+        train, test = school.clips(teacher, self.train_part), source.clips(modality, self.part)
+        if school is source:
+            return train, test
+        taught = ((school.dataset, item) for item in train.items)
+        refuse_same_recordings("probe", source.bank, taught, source.dataset, test.items)
+        return by_name(school, train, source, test)
 
 
 def few(clips: Clips, shots: int, seed: int) -> Clips:
@@ -166,6 +189,7 @@ def probe_modality(sources: Sequence[Source], modality: str, lesson: Lesson, dev
     detail = {
         "modality": modality,
         "learn_from": lesson.learn_from or modality,
+        "learn_dataset": lesson.learn_dataset,
         "shots": lesson.shots,
         "features": features,
         "chance": 1 / probed[0].classes,

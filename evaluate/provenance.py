@@ -14,7 +14,8 @@ LABELS = "labels"
 # What, of a metric's detail, says under which setting it was taken: two that differ in any of these are no
 # older and newer figure of one thing.
 IDENTITY = (
-    "modality", "fusion", "features", "aligned_on", "among", "neighbours", "learn_from", "shots", "query",
+    "modality", "fusion", "features", "aligned_on", "among", "neighbours", "learn_from", "learn_dataset",
+    "shots", "query",
     "gallery", "by", "prompt_set", "classes", "transductive", "convention", "missing", "of", "over",
     "pair", "part", "classifiers",
 )  # fmt: skip
@@ -66,6 +67,7 @@ def setting(detail: Mapping[str, Any]) -> str:
         f"{detail['neighbours']} nearest" if "neighbours" in detail else None,
         f"among {among}" if among != modality else None,
         f"learnt from {teacher}" if teacher != modality else None,
+        f"learnt on {detail['learn_dataset']}" if detail.get("learn_dataset") else None,
         "among the part's classes" if detail.get("classes") == "part" else None,
         detail.get("over"),
     ]

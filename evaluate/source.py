@@ -303,7 +303,7 @@ def open_sources(
 
 def guard(source: Source, part: str) -> None:
     """Refuse a checkpoint that was trained on the part to score; see ``evaluate.leakage``."""
-    from evaluate.leakage import guard_checkpoint, keeps_apart
+    from evaluate.leakage import guard_checkpoint, keeps_apart, refuse_same_recordings
 
     if source.alignment is None:
         return
@@ -311,7 +311,10 @@ def guard(source: Source, part: str) -> None:
     test = part_clips(source, part)
     others = [] if source.protocol is None else part_clips(source, part, other=True)["subject"].to_pylist()
     apart = keeps_apart(others, test["subject"].to_pylist())
-    guard_checkpoint(str(source.alignment.directory), seen, source.dataset, test, apart)
+    where, items = str(source.alignment.directory), test["clip_id"].to_pylist()
+    guard_checkpoint(where, seen, source.dataset, test, apart)
+    rows = zip(seen["dataset"].to_pylist(), seen["clip_id"].to_pylist(), strict=True)
+    refuse_same_recordings(where, source.bank, rows, source.dataset, items)
 
 
 def part_clips(source: Source, part: str, other: bool = False) -> "pa.Table":

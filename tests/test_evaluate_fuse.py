@@ -9,13 +9,15 @@ from evaluate_bank import aligned_bank, metrics_of, trained
 
 from evaluate.classification import Outcome
 from evaluate.cross_fit import cross_fitted, realigned, recipe
-from evaluate.fuse import Plan, Task, fuse
+from evaluate.fuse import Plan, fuse
 from evaluate.fusion import BESIDE, subsets
 from evaluate.fusion_sides import coverage, raw_source, saw, sides_of
+from evaluate.fusion_subsets import Task
 from evaluate.leakage import LeakageError
 from evaluate.probe import Lesson, probe_modality
 from evaluate.report_tables import results
 from evaluate.source import EvaluateError, open_sources
+from evaluate.zero_shot import prompts
 from store.errors import FrameBankError
 
 NAMES = ["depth", "skeleton", "inertial"]
@@ -176,11 +178,26 @@ def test_fusion_learns_on_cross_fitted_scores(toy, capsys) -> None:
     assert "own training clips" not in printed.err
     rows = [row for row in metrics_of(bank, "evaluate fuse") if row["name"] == "fuse/accuracy"]
     assert {row["detail"]["fusion"] for row in rows} == {
-        f"{name}, cross-fit 3 (probe+raw)" for name in ("late", "concat")
+        f"{name}, cross-fit 3 of probe+raw" for name in ("late", "concat")
     }
     assert min(row["value"] for row in rows) > 0.6
     fuse(str(bank.path), methods="concat", **common)
     assert "concat: learnt on embeddings of the checkpoint's own training clips" in capsys.readouterr().err
+
+
+def test_texts_need_no_cross_fitting(toy, capsys) -> None:
+    """Equal weights: the sum of cosines to the classes' texts over the modalities that are there."""
+    bank, checkpoint = toy
+    opened = sources(bank, checkpoint)
+    task = Task(opened, "skeleton,inertial", Plan(evidence=("texts",)))
+    made = task.outcomes("late", {})
+    classes = prompts(opened[0])[-1].vectors
+    clips = [opened[0].clips(name, "test") for name in ("skeleton", "inertial")]
+    cosines = np.sum([one.vectors @ classes.T for one in clips], axis=0)
+    expected = (cosines.argmax(axis=1) == clips[0].labels).mean()
+    assert accuracies(made)["skeleton + inertial"] == pytest.approx(expected)
+    assert made[-1].scores[0].detail["fusion"] == "late, of texts"
+    assert not task.sides[0].train.fresh  # cosines of clips that the heads saw
 
 
 def test_a_checkpoint_that_saw_none_of_the_clips_needs_no_cross_fitting(tmp_path, toy) -> None:
@@ -222,6 +239,8 @@ def test_the_training_part_of_a_checkpoint_cannot_be_scored(toy) -> None:
         ({"methods": "mean"}, "--methods mean takes embeddings of one space, not features"),
         ({"methods": "cmvra"}, "cmvra takes vectors of one width"),
         ({"cross_fit": 3}, "--cross-fit needs --checkpoint"),
+        ({"evidence": "probe"}, "--evidence probe needs --cross-fit 5; accepted without: texts"),
+        ({"evidence": "texts"}, "zero-shot: raw depth features and text features lie in different spaces"),
         ({"cross_fit": 1}, "--cross-fit 1; accepted"),
         ({"seeds": 0}, "--seeds 0"),
         ({"evidence": "probes"}, r"--evidence: no evidence named 'probes' \(did you mean 'probe'\?\)"),
