@@ -61,7 +61,7 @@ def probe(space: Space) -> Candidates:
         rows = space.learn.present[:, place]
         labels = space.learn.labels[rows]
         weights = clip_weights(labels, space.classes, space.balanced)
-        models = fit_path(vectors[rows], labels, STRENGTHS, tolerance=CHOOSING, weights=weights)
+        models = fit_path(vectors[rows], labels, STRENGTHS, gap=CHOOSING, weights=weights)
         asked = space.asked.vectors[name]
         found[name] = np.stack([log_softmax(one.scores(asked, space.classes)) for one in models])
     return found

@@ -1,17 +1,17 @@
 """Multinomial logistic regression, fitted to its optimum: the linear probe's solver.
 
 The objective is convex: mean cross-entropy + strength / 2 * ||W||^2 (bias free) on features standardised with
-training statistics and divided by sqrt(D), so that one strength means the same for every D. L-BFGS (scipy's,
-with loss and gradient by torch) reaches the optimum in about a hundred passes; first-order training with a
-fixed rate (500 epochs of Adam at 1e-4 in CMVRA's probes) stops far from it and makes numbers depend on the
-schedule.
+training statistics and divided by sqrt(D), so that one strength means the same for every D.
+:mod:`evaluate.logistic_solver` reaches the optimum in about ten passes and proves how near it is; first-order
+training with a fixed rate (500 epochs of Adam at 1e-4 in CMVRA's probes) stops far from it and makes numbers
+depend on the schedule.
 
 Where n < D the features are first rotated into the n-dimensional span of the training rows. The penalty does
 not change under rotation, so the optimum is the same and a pass costs n * n instead of n * D.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,10 +19,10 @@ from store.errors import FrameBankError
 
 STRENGTHS = tuple(10.0**power for power in range(0, -7, -1))  # strong to weak: each warm-starts the next
 MAX_FOLDS = 5
-ITERATIONS = 300
-OPTIMUM, CHOOSING = 1e-7, 1e-5  # largest gradient: of the final fit, and while comparing strengths
+# Certain bounds of (objective - optimum) / optimum: of the final fit; where a pass takes milliseconds (there
+# the rest of the way costs nothing); while comparing strengths.
+GAP, SMALL_GAP, CHOOSING = 1e-4, 1e-8, 1e-3
 ROTATE_BELOW_ROWS = 6000  # an eigendecomposition of more rows costs more than it saves
-FLOAT64_BELOW_VALUES = 50_000_000  # 400 MB
 TIE = 1e-5  # class scores this close count as equal (float32 rounding of a collapsed model's scores)
 
 
@@ -40,6 +40,8 @@ class Logistic:
         weights: (D, C) float32.
         bias: (C,) float32.
         classes: (C,) labels that the training rows have, ascending.
+        gap: Of the fit: its objective lies at most this share above the optimum.
+        passes: Passes over the rows that the fit took.
     """
 
     mean: np.ndarray
@@ -47,6 +49,8 @@ class Logistic:
     weights: np.ndarray
     bias: np.ndarray
     classes: np.ndarray
+    gap: float
+    passes: float
 
     def scores(self, features: np.ndarray, class_count: int) -> np.ndarray:
         """(n, D) -> (n, class_count) float32 logits; a class never trained on gets its row's lowest - 1."""
@@ -63,17 +67,19 @@ def fit_logistic(
     device: str = "cpu",
     weights: np.ndarray | None = None,
     spread: np.ndarray | None = None,
+    gap: float | None = None,
 ) -> Logistic:
-    """(n, D) features and (n,) labels >= 0 -> the optimum at one strength.
+    """(n, D) features and (n,) labels >= 0 -> the optimum at one strength > 0; ``gap``: see :func:`fit_path`.
 
     ``strength`` s equals scikit-learn's ``C = 1 / (n * s)`` on the same standardised and scaled features.
-    With ``weights`` (n,) the mean cross-entropy is a weighted one; with ``spread`` (D,) each feature is
+    With ``weights`` (n,) > 0 the mean cross-entropy is a weighted one; with ``spread`` (D,) each feature is
     divided by the root of its own number instead of D (features of several kinds side by side).
 
     Raises:
-        ProbeError: On shapes that differ, non-finite features, negative labels or fewer than two classes.
+        ProbeError: On shapes that differ, non-finite features, negative labels, fewer than two classes or a
+            strength that is not positive.
     """
-    return fit_path(features, labels, (strength,), device, weights=weights, spread=spread)[0]
+    return fit_path(features, labels, (strength,), device, gap, weights, spread)[0]
 
 
 def fit_path(
@@ -81,26 +87,42 @@ def fit_path(
     labels: np.ndarray,
     strengths: Sequence[float],
     device: str = "cpu",
-    tolerance: float = OPTIMUM,
+    gap: float | None = None,
     weights: np.ndarray | None = None,
     spread: np.ndarray | None = None,
 ) -> list[Logistic]:
-    """The optima at several strengths, each warm-started from the one before (order them strong to weak)."""
+    """The optima at several strengths, each warm-started from the one before (order them strong to weak).
+
+    Args:
+        features: (n, D).
+        labels: (n,) >= 0.
+        strengths: Each > 0.
+        device: Where to solve.
+        gap: Share of the optimum by which the objective may lie above it; None: GAP (few rows: SMALL_GAP).
+        weights: (n,) > 0 of the rows.
+        spread: See :func:`fit_logistic`.
+    """
+    from evaluate.logistic_solver import FLOAT64_BELOW_VALUES, solve_path
+
     classes, targets = _checked(features, labels)
-    mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    deviation = features.std(axis=0, dtype=np.float64)
-    # A constant feature says nothing; rounding leaves its deviation at about eps * |mean|, not at 0.
-    constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    root = np.sqrt(features.shape[1] if spread is None else spread)
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation) / root)
-    scale = scale.astype(np.float32)
-    rows = (features.astype(np.float32) - mean) * scale
+    if min(strengths) <= 0:
+        raise ProbeError(f"probe: L2 strength {min(strengths):g}; an optimum is certain only above 0")
+    rows, mean, scale = _standardised(features, weights, spread)
     reduced, basis = _rotated(rows)
-    empty = Logistic(mean, scale, np.zeros(0), np.zeros(0), classes)
-    solutions = _minimise(reduced, targets, len(classes), strengths, device, tolerance, weights)
+    if gap is None:
+        gap = SMALL_GAP if reduced.size <= FLOAT64_BELOW_VALUES else GAP
+    solutions = solve_path(reduced, targets, len(classes), strengths, gap, device, weights)
     return [
-        replace(empty, weights=slopes if basis is None else basis @ slopes, bias=bias)
-        for slopes, bias in solutions
+        Logistic(
+            mean,
+            scale,
+            found.weights if basis is None else basis @ found.weights,
+            found.bias,
+            classes,
+            found.gap,
+            found.passes,
+        )
+        for found in solutions
     ]
 
 
@@ -184,6 +206,23 @@ def _checked(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
     return classes, targets
 
 
+def _standardised(
+    features: np.ndarray, weights: np.ndarray | None, spread: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n, D) -> rows (n, D), mean (D,) and scale (D,), all float32.
+
+    With weights the mean is theirs, which the free bias makes up for: the solver wants it.
+    """
+    deviation = features.std(axis=0, dtype=np.float64)
+    mean = np.average(features.astype(np.float64), axis=0, weights=weights).astype(np.float32)
+    # A constant feature says nothing; rounding leaves its deviation at about eps * |mean|, not at 0.
+    constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
+    root = np.sqrt(features.shape[1] if spread is None else spread)
+    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation) / root)
+    scale = scale.astype(np.float32)
+    return (features.astype(np.float32) - mean) * scale, mean, scale
+
+
 def _rotated(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """(n, D) rows -> coordinates (n, r) in an orthonormal basis of their span, and that basis (D, r).
 
@@ -197,52 +236,3 @@ def _rotated(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     lengths = np.sqrt(values[kept])
     basis = rows.T @ (vectors[:, kept] / lengths).astype(np.float32)
     return (vectors[:, kept] * lengths).astype(np.float32), basis
-
-
-def _minimise(
-    rows: np.ndarray,
-    targets: np.ndarray,
-    classes: int,
-    strengths: Sequence[float],
-    device: str,
-    tolerance: float,
-    weights: np.ndarray | None,
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """L-BFGS along the path of strengths -> [(weights (r, C), bias (C,))].
-
-    scipy drives, torch computes: loss and gradient are two matrix products on any device, without autograd.
-    """
-    import torch
-    from scipy.optimize import minimize
-
-    # Line searches near the optimum compare losses that float32 cannot tell apart.
-    dtype = torch.float64 if rows.size <= FLOAT64_BELOW_VALUES else torch.float32
-    x, y = torch.as_tensor(rows, device=device).to(dtype), torch.as_tensor(targets, device=device)
-    n, width = rows.shape
-    shares = np.full(n, 1 / n) if weights is None else weights / weights.sum()
-    share = torch.as_tensor(shares, device=device).to(dtype)
-
-    def objective(flat: np.ndarray, strength: float) -> tuple[float, np.ndarray]:
-        parameters = torch.as_tensor(flat, device=device).to(dtype).view(width + 1, classes)
-        slopes, bias = parameters[:-1], parameters[-1]
-        log = torch.log_softmax(x @ slopes + bias, dim=1)
-        loss = -log[torch.arange(n, device=device), y] @ share + 0.5 * strength * slopes.square().sum()
-        error = log.exp_()
-        error[torch.arange(n, device=device), y] -= 1
-        error *= share[:, None]
-        gradient = torch.cat([x.T @ error + strength * slopes, error.sum(dim=0, keepdim=True)])
-        return float(loss), gradient.double().cpu().numpy().ravel()
-
-    solutions, flat = [], np.zeros((width + 1) * classes)
-    options = {
-        "maxiter": ITERATIONS,
-        "maxfun": 2 * ITERATIONS,
-        "maxcor": 20,
-        "gtol": tolerance,
-        "ftol": 1e-15,
-    }
-    for strength in strengths:
-        flat = minimize(objective, flat, (strength,), method="L-BFGS-B", jac=True, options=options).x
-        found = flat.reshape(width + 1, classes).astype(np.float32)
-        solutions.append((found[:-1], found[-1]))
-    return solutions

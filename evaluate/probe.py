@@ -25,6 +25,7 @@ class Probed:
         confusion: (C, C) counts, row = true class.
         strength: L2 strength chosen on held-out training groups.
         held_out: Accuracy there.
+        gap: The fit's objective lies at most this share above the optimum.
         classes: Number of classes in training.
     """
 
@@ -35,6 +36,7 @@ class Probed:
     confusion: np.ndarray
     strength: float
     held_out: float
+    gap: float
     classes: int
 
 
@@ -195,6 +197,7 @@ def probe_modality(sources: Sequence[Source], modality: str, lesson: Lesson, dev
         "chance": 1 / probed[0].classes,
         "strength": [one.strength for one in probed],
         "held_out_accuracy": [one.held_out for one in probed],
+        "gap": [one.gap for one in probed],
         **provenance(sources),
     }
     total = share("accuracy", hits, detail)
@@ -259,5 +262,6 @@ def probe_clips(
         expected_confusion(scores, truth, tolerance=TIE),
         strength,
         means[strength],
+        model.gap,
         len(model.classes),
     )
