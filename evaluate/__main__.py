@@ -10,6 +10,7 @@ def main(argv: list[str] | None = None) -> None:
     from evaluate.fuse import fuse
     from evaluate.geometry import geometry
     from evaluate.import_cmvra import import_cmvra
+    from evaluate.index_commands import build, extend, info
     from evaluate.knn import knn
     from evaluate.pooled import pooled
     from evaluate.probe import probe
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     from evaluate.search import search
     from evaluate.zero_shot import zero_shot
 
-    commands: dict[str, Command] = {
+    commands: dict[str, Command | dict[str, Command]] = {
         "probe": probe,
         "fuse": fuse,
         "knn": knn,
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         "geometry": geometry,
         "reproduce": reproduce,
         "search": search,
+        "index": {"build": build, "info": info, "extend": extend},
         "report": report,
     }
     run(commands, expected=(EncoderError,), argv=argv, prog="python -m evaluate")

@@ -5,7 +5,7 @@ few neighbours; only those whose relevant item (or its ties) may lie deeper are 
 deeper. A good model is ranked by one shallow search, a collapsed one by a full search, with equal results.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -124,7 +124,9 @@ def index_class(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def make_index(name: str, vectors: np.ndarray, folder: Path | None = None, **options: int) -> Index:
+def make_index(
+    name: str, vectors: np.ndarray, folder: Path | None = None, options: Mapping[str, int] | None = None
+) -> Index:
     """The index ``name`` of ``INDEXES`` over (n, E) vectors, built, or read from a folder.
 
     Raises:
@@ -132,10 +134,10 @@ def make_index(name: str, vectors: np.ndarray, folder: Path | None = None, **opt
     """
     made = index_class(name)
     known = {**getattr(made, "OPTIONS", {}), **(made.sized(1) if hasattr(made, "sized") else {})}
-    for option in options:
+    for option in options or {}:
         if option not in known:
             raise UnknownNameError(f"--index {name}", "option", option, sorted(known))
-    index: Index = made(vectors, folder, **options)
+    index: Index = made(vectors, folder, **(options or {}))
     return index
 
 

@@ -17,11 +17,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from store.errors import FrameBankError
 
 Command = Callable[..., int | None]
+Commands = Mapping[str, "Command | Commands"]
+"""Subcommand name -> function, or its own subcommands."""
 EXIT_USAGE = 2
 
 
 def run(
-    component: Command | Mapping[str, Command],
+    component: Command | Commands,
     expected: Sequence[type[Exception]] = (),
     argv: Sequence[str] | None = None,
     prog: str | None = None,
@@ -42,7 +44,7 @@ def run(
 
     errors: tuple[type[Exception], ...] = (FrameBankError, *expected)
     arguments = _plain(sys.argv[1:] if argv is None else argv, component)
-    components: Any = dict(component) if isinstance(component, Mapping) else component
+    components: Any = component
     try:
         code = auto_cli(components, args=arguments, prog=prog, parser_class=_parser(component))
     except errors as error:
@@ -74,12 +76,14 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _plain(argv: Sequence[str], component: Command | Mapping[str, Command]) -> list[str]:
+def _plain(argv: Sequence[str], component: Command | Commands) -> list[str]:
     """Hyphens in option names -> underscores; a bare switch ``--quiet`` -> ``--quiet true``."""
-    named = isinstance(component, Mapping)
-    function = component.get(argv[0]) if isinstance(component, Mapping) and argv else component
+    function: Any = component
+    plain: list[str] = []
+    while isinstance(function, Mapping) and len(plain) < len(argv):
+        plain.append(argv[len(plain)])
+        function = function.get(plain[-1])
     flags = _flags(function) if callable(function) else set()
-    plain: list[str] = list(argv[:1]) if named else []
     for place, given in enumerate(argv[len(plain) :], len(plain) + 1):
         name, equals, value = given.partition("=")
         if name.startswith("--") and len(name) > 2:
@@ -100,7 +104,7 @@ def _flags(function: Callable[..., Any]) -> set[str]:
     return {each.name for each in parameters if each.annotation in (bool, "bool")}
 
 
-def _parser(component: Command | Mapping[str, Command]) -> type:
+def _parser(component: Command | Commands) -> type:
     """The parser class: hyphens in the help's option names, the docstring's explanation below them."""
     import inspect
     import re

@@ -103,7 +103,7 @@ def test_what_an_approximate_index_never_finds_is_last() -> None:
     """One probe of two lists: the other list's items do not exist for it."""
     side = np.repeat([1.0, -1.0], [60, 40])[:, None] * np.eye(16)[0]
     vectors = unit(side + 0.01 * clusters(100, 3, 1.0, 8)[0])
-    index = make_index("ivf-flat", vectors, lists=2, probes=1)
+    index = make_index("ivf-flat", vectors, options={"lists": 2, "probes": 1})
     labels = np.r_[np.zeros(60, np.int64), np.ones(40, np.int64)]
     relevance, nothing = SameKey(np.array([1]), labels), SameKey(np.array([-1]), labels)
     assert ranked(index, vectors[:1], relevance, nothing).expected().tolist() == [100]

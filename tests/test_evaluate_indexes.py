@@ -105,9 +105,9 @@ def test_too_few_vectors_to_train_on_are_an_error() -> None:
 
 
 def test_options_are_named() -> None:
-    assert make_index("ivf-flat", vectors(), lists=3, probes=3).options["lists"] == 3
+    assert make_index("ivf-flat", vectors(), options={"lists": 3, "probes": 3}).options["lists"] == 3
     with pytest.raises(UnknownNameError, match=r"no option named 'list'.*'lists'"):
-        make_index("ivf-flat", vectors(), list=3)
+        make_index("ivf-flat", vectors(), options={"list": 3})
 
 
 @pytest.mark.parametrize("name", ["flat", "ivf-flat"])

@@ -156,7 +156,7 @@ def with_texts_of(encoder, folder) -> Bank:
 def test_a_query_meets_the_texts_encoder_by_its_stored_name(tmp_path, capsys, preset) -> None:
     """``clip-vip-b16-tiny-random``, of either preset."""
     from encoders import load_encoder
-    from evaluate.search import encoded
+    from evaluate.shelves import encoded
     from evaluate.source import open_sources
 
     options = {"modality": "text", "architecture": "tiny", "preset": preset}
@@ -203,3 +203,64 @@ def test_other_weights_than_the_banks_are_refused(spoken, tmp_path) -> None:
         FrameBankError, match=r"text encoder minilm gives space \w+, the bank's texts are of \w+"
     ):
         search("words of today", str(spoken.path), text_weights=str(other))
+
+
+def test_a_condition_is_honoured_exactly(toy, capsys) -> None:
+    """The best of those that fit, also where the best of all do not."""
+    bank, checkpoint = toy
+    where = "label_name LIKE 'w%' AND subject IN ('P001', 'P002')"
+    search("kick", str(bank.path), checkpoint=checkpoint, modalities="inertial", top=4, where=where)
+    rows = table(capsys.readouterr().out)
+    alignment, selection = align.load(checkpoint, bank.path), bank.select("toy", "inertial", where=where)
+    scores = alignment.embed("inertial", selection) @ alignment.embed_texts(bank.texts(["kick"]))[0]
+    assert [row[2].strip() for row in rows] == selection.items[np.argsort(-scores)[:4]].tolist()
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("subject = 'nobody'", "no clip of toy fits"),
+        ("colour = 1", "colour"),
+        ("true); DROP TABLE clips; --", "the last statement"),
+    ],
+)
+def test_a_condition_that_leaves_nothing_or_is_no_sql_is_an_error(toy, where, message) -> None:
+    with pytest.raises(FrameBankError, match=message):
+        search("kick", str(toy[0].path), checkpoint=toy[1], where=where)
+    assert toy[0].sql("SELECT count(*) AS n FROM clips")["n"][0].as_py() == 96
+
+
+def test_frames_tell_the_moment(tmp_path, capsys) -> None:
+    """A clip of ten frames at 2 Hz that shows class 1 (kick) in frames 6 to 8, else class 0."""
+    bank = joint_bank(tmp_path / "bank")
+    frames = np.eye(8)[[0, 0, 0, 0, 0, 0, 1, 1, 1, 0]].reshape(10, 1, 8)
+    spec, fields = FeatureSpec("clip", {"weights": "by hand"}), [FieldSpec("cls", 1, 8)]
+    with bank.writer("joint", "rgb", spec, fields) as writer:
+        for clip in ("c01", "c05", "c09"):
+            writer.add(clip, 0, {"cls": frames}, np.arange(10) / 2)
+    search("kick", str(bank.path), top=3, frames=True, where="clip_id IN ('c01', 'c05', 'c09')")
+    out = capsys.readouterr().out
+    assert out.count("2.75-4.25 s") == 3
+
+
+def test_frames_of_an_aligned_sequence(toy, capsys) -> None:
+    bank, checkpoint = toy
+    search("kick", str(bank.path), checkpoint=checkpoint, modalities="skeleton", top=2, frames=True)
+    rows = table(capsys.readouterr().out)
+    selection = bank.select("toy", "skeleton", items=[row[2].strip() for row in rows])
+    for row, times in zip(rows, selection.times(), strict=True):
+        start, _, end = row[4].split()[0].partition("-")
+        assert times[0] <= float(start) + 0.006 <= float(end) + 0.012 <= times[-1] + 0.02
+    with pytest.raises(EvaluateError, match="have one vector a clip in this space"):
+        search("clap", str(toy[0].path), frames=True)
+
+
+def test_the_stretch_around_the_best_frame_by_hand() -> None:
+    from evaluate.moments import moment
+
+    times = np.arange(6, dtype=np.float32)
+    one = moment(np.array([0.0, 0.9, 0.1, 0.8, 1.0, 0.2]), times)
+    assert (one.start_seconds, one.end_seconds, one.score) == (2.5, 4.5, 1.0)
+    everything = moment(np.ones(6), times)
+    assert (everything.start_seconds, everything.end_seconds) == (0, 5)
+    assert str(moment(np.ones(1), times[:1])) == "0.00-0.00 s (1.000)"

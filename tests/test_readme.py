@@ -65,16 +65,22 @@ def test_the_readmes_options_exist():
     """Every `python -m ... --option` of the README is one that the command's --help knows."""
     commands = re.findall(r"python -m ((?:encoders|store|extract|align|evaluate)[\w.]*)([^\n`]*)", README)
     known: dict[str, str] = {}
-    for module, rest in commands:
-        words = rest.split()
-        sub = (
-            words[0] if words and re.fullmatch(r"[a-z\-]+", words[0]) and not words[0].startswith("-") else ""
-        )
-        key = f"{module} {sub}".strip()
+
+    def help_of(words: tuple[str, ...]) -> str:
+        key = " ".join(words)
         if key not in known:
-            call = [sys.executable, "-m", module, *([sub] if sub else []), "--help"]
+            call = [sys.executable, "-m", *words, "--help"]
             result = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
             assert result.returncode == 0, f"{key}: {result.stderr}"
             known[key] = result.stdout
+        return known[key]
+
+    for module, rest in commands:
+        called: tuple[str, ...] = (module,)
+        for word in rest.split():
+            if not re.fullmatch(r"[a-z\-]+", word) or "subcommands:" not in help_of(called):
+                break
+            assert re.search(rf"[{{,]{word}[,}}]", help_of(called)), f"{called} has no {word}"
+            called = (*called, word)
         for option in re.findall(r"(--[a-z][a-z\-]*)", rest.split("#")[0]):
-            assert option in known[key], f"{key} has no {option}"
+            assert option in help_of(called), f"{called} has no {option}"
