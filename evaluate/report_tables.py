@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from store.bank import Bank
 
 MOST_RUNS = 200
+NOVELTY = {"seen_accuracy": "seen", "unseen_accuracy": "unseen classes", "harmonic_mean": "harmonic mean"}
 ELSEWHERE = ("evaluate geometry",)  # has a section of its own
 
 Row = dict[str, Any]
@@ -35,10 +36,11 @@ def results(bank: "Bank", dataset: str | None) -> str:
 
 
 def metric_rows(bank: "Bank", dataset: str | None) -> list[Row]:
-    """Metrics of finished evaluation runs, oldest first, ``detail`` parsed."""
+    """Metrics of finished evaluation runs, oldest first, ``detail`` parsed; a part other than test is named."""
     query = """
         SELECT m.name, m.value, m.low, m.high, m.n, m.detail::VARCHAR AS detail, r.command, r.run_id,
-            r.config ->> 'dataset' AS dataset, r.config ->> 'protocol' AS protocol
+            r.config ->> 'dataset' AS dataset,
+            concat_ws(' ', r.config ->> 'protocol', nullif(r.config ->> 'part', 'test')) AS protocol
         FROM metrics m JOIN runs r USING (run_id)
         WHERE r.status = 'done' AND r.command LIKE 'evaluate%'
             AND coalesce(r.config ->> 'dataset', '') = coalesce(?, r.config ->> 'dataset', '')
@@ -91,7 +93,9 @@ def _classification_table(rows: Sequence[Row]) -> str:
 
 def _classification_row(main: Row, others: Mapping[str, Row]) -> list[Cell]:
     detail = main["detail"]
-    how = setting(detail)
+    apart = {name: others[name] for name in NOVELTY if name in others}
+    notes = [setting(detail), *(f"{NOVELTY[name]} {_percent(row)} %" for name, row in apart.items())]
+    how = ", ".join(note for note in notes if note)
     note = f" <small>{escape(how)}</small>" if how else ""
     features = _short(detail.get("features", "")).removesuffix(" aligned")
     return [

@@ -50,7 +50,14 @@ def zero_shot(
     """Give each clip the class whose texts lie nearest, and count how often that is right.
 
     A class is the mean of its texts' unit vectors; several prompt sets are scored one by one and averaged.
-    Without a checkpoint this needs an encoder whose clips and texts share one space (CLIP).
+    Without a checkpoint this needs an encoder whose clips and texts share one space (CLIP). Where the part
+    has clips of classes that the checkpoint's training saw and of others, the accuracies of both (means over
+    classes) and their harmonic mean are given, too.
+
+    Examples:
+      python -m evaluate zero-shot --checkpoint latest
+      python -m evaluate zero-shot --protocol zs0 --classes part --checkpoint RUN    ten unseen classes
+      python -m evaluate pooled --command zero-shot --protocols zs0,zs1,zs2          their mean
 
     Args:
         bank: The bank's directory.
@@ -66,16 +73,25 @@ def zero_shot(
         fields: Modality -> field of that set.
     """
     asked = resolved(**locals())
+    from evaluate.unseen import seen_of_both
+
     sources = open_sources(bank, dataset, protocol, checkpoint, part, encoders, fields, AUTO)
     first = sources[0]
     sets = [prompts(source, prompt_set) for source in sources]
+    there = part_classes(first, part)
+    if classes == "part" and not there:
+        raise EvaluateError(
+            f"zero-shot: --classes part, but {first.protocol or 'no protocol'} {part} has no labelled clip; "
+            "use --classes all"
+        )
     if classes == "part":
-        there = part_classes(first, part)
         sets = [[one.among(there) for one in several] for several in sets]
+    seen = seen_of_both(sources, there)
 
     def outcomes(modality: str) -> list[Outcome]:
         clips = [source.clips(modality, part) for source in sources]
-        return [classified(sources, clips, list(several), classes) for several in zip(*sets, strict=True)]
+        several = [list(one) for one in zip(*sets, strict=True)]
+        return [classified(sources, clips, one, classes, seen) for one in several]
 
     record_and_print(
         "zero-shot",
@@ -114,21 +130,12 @@ def prompts(source: Source, prompt_set: str | None = None) -> list[Prompts]:
 
 
 def part_classes(source: Source, part: str) -> list[int]:
-    """The labels of a part's clips.
-
-    Raises:
-        EvaluateError: If there is no protocol, or none of its clips has a label.
-    """
+    """The labels of a part's clips, ascending; none without a protocol."""
     query = """
         SELECT DISTINCT label FROM splits JOIN clips USING (dataset, clip_id)
         WHERE dataset = ? AND protocol = ? AND part = ? AND label >= 0 ORDER BY label
     """
     found: list[int] = source.bank.sql(query, [source.dataset, source.protocol, part])["label"].to_pylist()
-    if not found:
-        raise EvaluateError(
-            f"zero-shot: --classes part, but {source.protocol or 'no protocol'} {part} has no labelled clip; "
-            "use --classes all"
-        )
     return found
 
 
@@ -167,9 +174,24 @@ def scorable(source: Source, asked: str | None) -> list[str]:
 
 
 def classified(
-    sources: Sequence[Source], clips: Sequence[Clips], sets: Sequence[Prompts], among: str = "all"
+    sources: Sequence[Source],
+    clips: Sequence[Clips],
+    sets: Sequence[Prompts],
+    among: str = "all",
+    seen: frozenset[int] = frozenset(),
 ) -> Outcome:
-    """One modality and prompt set over all checkpoints; ``among`` says which classes the prompts are of."""
+    """One modality and prompt set over all checkpoints.
+
+    Args:
+        sources: One a checkpoint.
+        clips: Of each.
+        sets: Of each.
+        among: Which classes the prompts are of, for the catalog.
+        seen: Labels that training saw; empty: the clips' classes are all alike in that.
+    """
+    from evaluate.records import percent
+    from evaluate.unseen import COLUMNS, apart
+
     names, classes = sources[0].label_names, len(sets[0].classes)
     found = [classify(one, prompt, len(names)) for one, prompt in zip(clips, sets, strict=True)]
     detail = {
@@ -181,7 +203,11 @@ def classified(
         **provenance(sources),
     }
     made = outcome(found, names, detail, {"modality": clips[0].modality, "prompts": sets[0].name})
-    return replace(made, row={**made.row, "classes": classes})
+    row = {**made.row, "classes": classes}
+    extra = apart(made.predictions.hits, made.predictions.labels, seen, detail)
+    told = dict(zip(COLUMNS, map(percent, extra), strict=False))
+    row |= {name: told.get(name, "") for name in COLUMNS} if seen else {}
+    return replace(made, scores=[*made.scores, *extra], row=row)
 
 
 def classify(clips: Clips, prompts: Prompts, classes: int) -> Classified:

@@ -350,3 +350,22 @@ def test_unknown_metrics_are_listed_as_they_are(tmp_path) -> None:
     assert "unit &lt;b&gt;" in text
     assert "1234" in text and 'class="plot mini"' in text
     assert results(bank, "another") == ""
+
+
+def test_the_setting_of_a_number_is_beside_it(tmp_path) -> None:
+    """Part, shots, teacher, the dataset of the alignment, class names told, and what was unseen."""
+    bank = joint_bank(tmp_path / "bank")
+    common = {"modality": "ir", "chance": 0.25, "features": "f"}
+    aligned = {"source": "aligned ABCDEFGH", "aligned_on": "far", "supervision": ["labels"]}
+    with bank.record_run("evaluate probe", {"dataset": "joint", "protocol": "cs", "part": "val"}) as run:
+        detail = {**common, **aligned, "shots": 5, "learn_from": "depth", "learn_dataset": "near"}
+        run.metric("probe/accuracy", 0.5, 9, 0.4, 0.6, **detail)
+    with bank.record_run("evaluate zero-shot", {"dataset": "joint", "protocol": "cs", "part": "test"}) as run:
+        for name, value in (("accuracy", 0.5), ("seen_accuracy", 0.75), ("harmonic_mean", 0.375)):
+            run.metric(f"zero-shot/{name}", value, 9, 0.3, 0.8, **common, **aligned, prompt_set="words")
+    text = results(bank, None)
+    Structure(text)
+    assert "probe: joint · cs val" in text and "zero-shot: joint · cs<" in text
+    assert "5 shots, learnt from depth, learnt on near" in text
+    assert "aligned …CDEFGH on far" in text and "trained with labels" in text
+    assert "words, seen 75.0 %, harmonic mean 37.5 %" in text
