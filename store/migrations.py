@@ -204,11 +204,28 @@ CREATE TABLE captioned (
 """
 
 # (number, name, SQL): append below, never change what is above.
+# Two numbers compare only under one setting: what was scored, on which alignment, told which labels or texts.
+LEADERBOARD = """
+CREATE OR REPLACE VIEW leaderboard AS
+SELECT m.name AS metric, m.value, m.low, m.high, m.n, r.command, r.config ->> 'dataset' AS dataset,
+    r.config ->> 'protocol' AS protocol, r.config ->> 'part' AS part,
+    coalesce(m.detail ->> 'modality', m.detail ->> 'pair',
+        (m.detail ->> 'query') || ' > ' || (m.detail ->> 'gallery')) AS modality,
+    m.detail ->> 'source' AS source, m.detail ->> 'aligned_on' AS aligned_on,
+    array_to_string(try_cast(m.detail -> 'supervision' AS VARCHAR[]), ', ') AS supervision,
+    try_cast(m.detail ->> 'shots' AS BIGINT) AS shots, m.detail ->> 'learn_from' AS learn_from,
+    m.detail, r.config, r.run_id, r.started_at, r.wall_seconds
+FROM metrics m JOIN runs r USING (run_id)
+WHERE r.status = 'done'
+ORDER BY metric, value DESC;
+"""
+
 MIGRATIONS: list[tuple[int, str, str]] = [
     (1, "base tables", BASE_TABLES),
     (2, "friendly views", FRIENDLY_VIEWS),
     (3, "what reading the media showed", MEDIA_READ),
     (4, "media of several modalities at once", JOINT_MEDIA),
     (5, "captions that were generated or imported", CAPTIONED),
+    (6, "leaderboard with the setting of each number", LEADERBOARD),
 ]
 LATEST = MIGRATIONS[-1][0]

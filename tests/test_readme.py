@@ -22,8 +22,8 @@ ANSWERS = {
     ],
     "commonest errors": [("decode", "no frames", 2)],
     "best run": [
-        ("probe/accuracy", 0.75, 0.7, 0.8, 40, "probe", "toy", "cross-subject"),
-        ("probe/accuracy", 0.5, 0.4, 0.6, 40, "probe", "toy", "cross-subject"),
+        ("probe/accuracy", 0.75, 0.7, 0.8, 40, "depth", "ntu", "labels", 5, "toy", "cross-subject", "test"),
+        ("probe/accuracy", 0.5, 0.4, 0.6, 40, "depth", None, "", None, "toy", "cross-subject", "test"),
     ],
     "clips without depth": [("toy", "clip 005")],
 }
@@ -41,9 +41,13 @@ def bank(tmp_path_factory):
         for clip in toy.clip_ids(5)[3:]:
             writer.fail(clip, "decode", "no frames")
     for value in (0.5, 0.75):
-        with bank.record_run("probe", {"dataset": toy.DATASET, "protocol": "cross-subject"}) as run:
+        config = {"dataset": toy.DATASET, "protocol": "cross-subject", "part": "test"}
+        with bank.record_run("probe", config) as run:
             half = 0.1 if value == 0.5 else 0.05
-            run.metric("probe/accuracy", value, n=40, low=value - half, high=value + half)
+            detail = {"modality": "depth", "aligned_on": None, "supervision": [], "shots": None}
+            if value == 0.75:
+                detail |= {"aligned_on": "ntu", "supervision": ["labels"], "shots": 5}
+            run.metric("probe/accuracy", value, n=40, low=value - half, high=value + half, **detail)
     return bank
 
 
