@@ -162,8 +162,8 @@ def _fused(source: Source, stored: Stored, modalities: Sequence[str], part: str)
     """Every combination of the modalities by the attention over all that it was trained with."""
     import torch
 
-    from evaluate.fusion_subsets import classified
     from evaluate.fusion import BESIDE, subsets
+    from evaluate.fusion_subsets import classified
 
     joined, found = _clips(source, stored, modalities, part), []
     for names in subsets(modalities):

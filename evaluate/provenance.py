@@ -14,10 +14,9 @@ LABELS = "labels"
 # What, of a metric's detail, says under which setting it was taken: two that differ in any of these are no
 # older and newer figure of one thing.
 IDENTITY = (
-    "modality", "fusion", "features", "aligned_on", "among", "neighbours", "learn_from", "learn_dataset",
-    "shots", "query",
-    "gallery", "by", "prompt_set", "classes", "transductive", "convention", "missing", "of", "over",
-    "pair", "part", "classifiers",
+    "modality", "pair", "fusion", "classifiers", "features", "aligned_on", "part", "among", "neighbours",
+    "learn_from", "learn_dataset", "shots", "query", "gallery", "by", "prompt_set", "classes", "transductive",
+    "convention", "missing", "of", "over",
 )  # fmt: skip
 
 

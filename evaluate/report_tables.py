@@ -36,7 +36,7 @@ def results(bank: "Bank", dataset: str | None) -> str:
 
 
 def metric_rows(bank: "Bank", dataset: str | None) -> list[Row]:
-    """Metrics of finished evaluation runs, oldest first, ``detail`` parsed; a part other than test is told."""
+    """Metrics of finished evaluation runs, oldest first, ``detail`` parsed, parts other than test named."""
     query = """
         SELECT m.name, m.value, m.low, m.high, m.n, m.detail::VARCHAR AS detail, r.command, r.run_id,
             r.config ->> 'dataset' AS dataset,
