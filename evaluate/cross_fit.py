@@ -226,16 +226,30 @@ def realigned(source: Source, column: str, values: Sequence[str]) -> "Alignment"
     from align.alignment import Alignment
     from align.prepare import prepare
     from align.run import load_clips
+    from align.warm_start import earlier
 
     assert source.alignment is not None
     config = recipe(source.alignment)
     names = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
     apart = f"coalesce({column}, '') NOT IN ({names})"
     asked = replace(config, where=f"({config.where}) AND {apart}" if config.where else apart)
-    prepared = prepare(asked, load_clips(source.bank, asked))
+    start = earlier(source.bank, asked)
+    if start is not None:
+        _refuse_start(start, source.dataset, column, values)
+    prepared = prepare(asked, load_clips(source.bank, asked, start), start)
     prepared.trainer.run()
     heads, device = prepared.trainer.heads, prepared.trainer.device
     return Alignment(source.alignment.directory, prepared.record, heads, prepared.standards, device)
+
+
+def _refuse_start(start: "Alignment", dataset: str, column: str, values: Sequence[str]) -> None:
+    """Heads that training starts from must not know the clips left out either."""
+    rows = start.training_rows().to_pylist()
+    if any(row["dataset"] == dataset and str(row[column]) in values for row in rows):
+        raise EvaluateError(
+            f"fuse: --cross-fit: the checkpoint started from {start.directory}, which saw the clips that "
+            "would be left out; leave --cross-fit out, or align without --init"
+        )
 
 
 def recipe(alignment: "Alignment") -> "AlignConfig":
@@ -253,9 +267,9 @@ def recipe(alignment: "Alignment") -> "AlignConfig":
             "--cross-fit out"
         )
     config = AlignConfig.from_json(record["asked"])
-    kept = ("field", "reduce", "head", "head_options", "standardise")
+    kept = ("modality", "field", "reduce", "head", "head_options", "standardise")
     modalities: dict[str, Any] = {
-        name: ModalityConfig(encoder=own["feature_set"], **{key: own[key] for key in kept})
+        name: ModalityConfig(encoder=own["feature_set"], **{key: own[key] for key in kept if key in own})
         for name, own in record["modalities"].items()
     }
     text = replace(config.text, source=record["text_source"]) if record["text_source"] else config.text

@@ -65,9 +65,10 @@ def fuse(
             no classifier (where text was aligned, or raw features and texts share a space). With --cross-fit
             also, with commas, probe (a linear classifier of the embeddings; what None stands for there) and
             raw (one of raw features).
-        against: Rivals with commas: raw-late (late fusion of raw features), raw-best (the raw single modality
-            of the subset that scores best on the clips to score, which favours it). Prints differences.
-            They have the options of late.
+        against: Rivals with commas, of which differences are printed: raw-late (late fusion of raw features,
+            with the options of late), raw-concat (one linear classifier of the subset's raw features side by
+            side), raw-best (the subset's single modality that scores best on the clips to score, which
+            favours it).
         balanced: Weigh the training clips so that each class counts alike (for imbalanced data).
         seeds: How often networks are trained: seed, seed + 1, ...
         train_part: Part to learn from.

@@ -68,6 +68,13 @@ class Joined:
         }
         return replace(self, vectors=vectors, present=present).take(np.flatnonzero(present.any(axis=1)))
 
+    def among(self, names: Sequence[str]) -> "Joined":
+        """The clips as if there were no other modalities than these; those that have none are left out."""
+        columns = [self.modalities.index(name) for name in names]
+        vectors = {name: self.vectors[name] for name in names}
+        kept = replace(self, vectors=vectors, present=self.present[:, columns])
+        return kept.take(np.flatnonzero(kept.present.any(axis=1)))
+
     def patterns(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Each combination of modalities that some clip has: (M,) bool, and the clips' rows."""
         found, index = np.unique(self.present, axis=0, return_inverse=True)

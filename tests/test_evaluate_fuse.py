@@ -39,61 +39,64 @@ def accuracies(outcomes: list[Outcome]) -> dict[str, float]:
 
 def test_every_subset_is_printed_recorded_and_shown(toy, capsys) -> None:
     bank, _ = toy
-    assert fuse(str(bank.path), methods="late,concat", against="raw-late, raw-best") == 0
+    assert fuse(str(bank.path), against="raw-late, raw-best") == 0
     printed = capsys.readouterr()
-    assert "toy, cross-subject: learnt on train, scored on test, by what is PRESENT" in printed.out
+    assert "toy, cross-subject: learnt on train, scored on test, by what is PRESENT; raw" in printed.out
     assert "48 clips (38 have all modalities; lacking: depth 10)" in printed.err
     rows = metrics_of(bank, "evaluate fuse")
     wanted = {BESIDE.join(one) for one in subsets(sources(bank)[0].modalities())}
     assert len(wanted) == 7
-    for method in ("late", "concat"):
-        for name in ("accuracy", "balanced_accuracy", "over_raw-late", "over_raw-best"):
-            found = [
-                row for row in rows if (row["name"], row["detail"]["fusion"]) == (f"fuse/{name}", method)
-            ]
-            assert {row["detail"]["modality"] for row in found} == wanted
-            assert len(found) == 7
-            for row in found:
-                assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9
-                alone, has_depth = row["detail"]["modality"] == "depth", "depth" in row["detail"]["modality"]
-                if name != "over_raw-best":  # where the rival is depth alone, 38 clips are paired
-                    assert row["n"] == (38 if alone else 48)
-                assert row["detail"]["incomplete"] == (10 if has_depth and not alone else 0)
-                assert row["detail"]["chance"] == 0.25
+    for name in ("accuracy", "balanced_accuracy", "over_raw-late", "over_raw-best"):
+        found = [row for row in rows if row["name"] == f"fuse/{name}"]
+        assert {row["detail"]["modality"] for row in found} == wanted
+        assert len(found) == 7
+        for row in found:
+            assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9
+            alone, has_depth = row["detail"]["modality"] == "depth", "depth" in row["detail"]["modality"]
+            if name != "over_raw-best":  # where the rival is depth alone, 38 clips are paired
+                assert row["n"] == (38 if alone else 48)
+            assert row["detail"]["incomplete"] == (10 if has_depth and not alone else 0)
+            assert (row["detail"]["chance"], row["detail"]["fusion"]) == (0.25, "late")
     page = results(bank, "toy")
     assert "fuse: toy · cross-subject" in page
     assert "over raw-best, points" in page
-    assert page.count("●") == 2 * sum(len(one) for one in subsets(NAMES))
-    assert page.count("○") == 2 * 7 * 3 - page.count("●")
+    assert page.count("●") == sum(len(one) for one in subsets(NAMES))
+    assert page.count("○") == 7 * 3 - page.count("●")
 
 
-def test_one_modality_alone_is_the_probe(toy) -> None:
-    """Late fusion of a single modality is that modality's linear probe."""
+def test_one_modality_alone_is_the_probe_and_rivals_are_raw(toy) -> None:
+    """Late fusion of a single modality is that modality's linear probe, raw and aligned."""
     bank, checkpoint = toy
-    for given in (None, checkpoint):
-        opened = sources(bank, given)
-        found = accuracies(Task(opened, None, Plan()).outcomes("late", {}))
-        for name in NAMES:
-            alone = probe_modality(opened, name, Lesson()).scores[0].value
+    names, rivals = ["depth", "skeleton"], ["raw-late", "raw-best", "raw-concat"]
+    raw = accuracies(Task(sources(bank), ",".join(names), Plan()).outcomes("late", {}))
+    task = Task(sources(bank, checkpoint), ",".join(names), Plan(), rivals)
+    made = task.outcomes("late", {})
+    own = accuracies(made)
+    for given, found in ((None, raw), (checkpoint, own)):
+        for name in names:
+            alone = probe_modality(sources(bank, given), name, Lesson()).scores[0].value
             assert found[name] == pytest.approx(alone, abs=0.021)  # one clip of 48: strengths may differ
+    leads = {
+        (score.name, score.detail["modality"]): score
+        for one in made
+        for score in one.scores
+        if score.name.startswith("over_")
+    }
+    assert len(leads) == 3 * 3
+    for name in ("depth", "skeleton", "depth + skeleton"):
+        assert leads["over_raw-late", name].value == pytest.approx(own[name] - raw[name])
+        assert leads["over_raw-late", name].detail["rival"] == name
+    assert leads["over_raw-best", "skeleton"].value == pytest.approx(own["skeleton"] - raw["skeleton"])
+    best = max(names, key=raw.__getitem__)
+    assert leads["over_raw-best", "depth + skeleton"].detail["rival"] == best
 
 
-def test_rivals_are_the_raw_ones_of_the_same_subset_on_the_same_clips(toy) -> None:
-    bank, checkpoint = toy
-    task = Task(sources(bank, checkpoint), None, Plan(), ["raw-late", "raw-best"])
-    aligned = task.outcomes("late", {})
-    raw = accuracies(Task(sources(bank), None, Plan()).outcomes("late", {}))
-    own = accuracies(aligned)
-    for one in aligned:
-        for score in one.scores[-2:]:
-            names = score.detail["modality"].split(BESIDE)
-            rival = score.detail["modality"] if score.name == "over_raw-late" else score.detail["rival"]
-            assert rival.split(BESIDE) == names or rival in names
-            if "depth" not in names or rival == score.detail["modality"]:  # else they differ in their clips
-                expected = own[score.detail["modality"]] - raw[rival]
-                assert score.value == pytest.approx(expected, abs=1e-6)
-            if score.name == "over_raw-best" and "depth" not in names:
-                assert raw[rival] == max(raw[name] for name in names)
+def test_the_rival_of_concatenated_features_is_fitted_to_the_subset(toy) -> None:
+    bank, _ = toy
+    task = Task(sources(bank), None, Plan(), ["raw-concat"])
+    hits = task._rival("raw-concat", ("skeleton", "inertial"))
+    pair = Task(sources(bank), "skeleton,inertial", Plan()).outcomes("concat", {})[-1].scores[0].value
+    assert hits.hits.mean() == pytest.approx(pair)
 
 
 def test_networks_are_trained_from_several_seeds(toy) -> None:
@@ -138,6 +141,14 @@ def test_the_recipe_of_a_checkpoint_trains_it_again(toy) -> None:
         again.embed("skeleton", selection), source.alignment.embed("skeleton", selection)
     )
     assert again.config["training"]["clips"] == source.alignment.config["training"]["clips"]
+
+
+def test_heads_that_started_from_others_which_saw_everything_are_refused(toy) -> None:
+    bank, first = toy
+    second = trained(bank, modalities="skeleton,inertial", init=first, embedding=256)
+    source = sources(bank, second)[0]
+    with pytest.raises(EvaluateError, match="which saw the clips that would be left out"):
+        cross_fitted(source, ["skeleton", "inertial"], Plan(cross_fit=3))
 
 
 def test_cross_fitting_leaves_whole_subjects_out(toy, monkeypatch, capsys) -> None:
@@ -244,7 +255,7 @@ def test_the_training_part_of_a_checkpoint_cannot_be_scored(toy) -> None:
         ({"cross_fit": 1}, "--cross-fit 1; accepted"),
         ({"seeds": 0}, "--seeds 0"),
         ({"evidence": "probes"}, r"--evidence: no evidence named 'probes' \(did you mean 'probe'\?\)"),
-        ({"against": "raw"}, "--against: no against named 'raw'.*there are: raw-best, raw-late"),
+        ({"against": "raw"}, "--against: no against named 'raw'.*there are: raw-best, raw-concat, raw-late"),
         ({"modalities": "depth"}, "fuse: depth alone; fusion takes two modalities or more"),
         ({"modalities": "depth,rgb"}, "no rgb features of toy; python -m extract"),
         ({"protocol": "none"}, "fuse needs a protocol with parts"),

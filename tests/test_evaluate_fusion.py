@@ -100,6 +100,16 @@ def test_only_hides_the_others_and_drops_clips_that_have_nothing_left() -> None:
     assert joined.vectors["b"].tolist() == [[0], [3], [4]]  # the original is as it was
 
 
+def test_among_forgets_the_others() -> None:
+    joined = join(
+        [clips("a", ["c1", "c2"], [0, 1], [[1], [2]]), clips("b", ["c2", "c3"], [1, 2], [[3], [4]])]
+    )
+    among = joined.among(["b"])
+    assert among.modalities == ("b",)
+    assert among.items.tolist() == ["c2", "c3"]
+    assert among.present.tolist() == [[True], [True]]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_there_are_two_to_the_m_less_one_subsets(count) -> None:
     names = [f"m{place}" for place in range(count)]
