@@ -89,7 +89,7 @@ class Attention:
         batch: int = 64,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
-        drop: float = 0.3,
+        drop: float = 0.5,
         smoothing: float = 0.1,
         width: int = 128,
         depth: int = 1,

@@ -180,6 +180,7 @@ def test_cross_fitting_leaves_whole_subjects_out(toy, monkeypatch, capsys) -> No
     ).all()  # chance 0.25: each is honest, and good
 
 
+@pytest.mark.slow
 def test_fusion_learns_on_cross_fitted_scores(toy, capsys) -> None:
     bank, checkpoint = toy
     common = {"checkpoint": checkpoint, "modalities": "skeleton,inertial", "seeds": 1}

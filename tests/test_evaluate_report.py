@@ -10,6 +10,7 @@ import pytest
 from evaluate_bank import aligned_bank, joint_bank
 from PIL import Image
 
+from evaluate.fuse import fuse
 from evaluate.geometry import geometry
 from evaluate.page import Cell, Section, duration, page, picture, table
 from evaluate.plots import (
@@ -72,6 +73,9 @@ def written(tmp_path_factory):
     folder = str(bank.path)
     probe(folder)
     probe(folder, checkpoint=checkpoint)
+    fuse(
+        folder, modalities="skeleton,inertial", checkpoint=checkpoint, evidence="texts", against="raw-concat"
+    )
     retrieve(folder, checkpoint=checkpoint)
     zero_shot(folder, checkpoint=checkpoint)
     geometry(folder, checkpoint=checkpoint)
