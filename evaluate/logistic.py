@@ -3,7 +3,7 @@
 The objective is convex: mean cross-entropy + strength / 2 * ||W||^2 (bias free) on features standardised with
 training statistics and divided by sqrt(D), so that one strength means the same for every D.
 :mod:`evaluate.logistic_solver` reaches the optimum in about ten passes and proves how near it is; first-order
-training with a fixed rate (500 epochs of Adam at 1e-4 in CMVRA's probes) stops far from it and makes numbers
+training with a fixed rate (500 epochs of Adam at 1e-4 in CMVRA's probes, :mod:`evaluate.adam`) stops far from it and makes numbers
 depend on the schedule.
 
 Where n < D the features are first rotated into the n-dimensional span of the training rows. The penalty does
@@ -40,7 +40,7 @@ class Logistic:
         weights: (D, C) float32.
         bias: (C,) float32.
         classes: (C,) labels that the training rows have, ascending.
-        gap: Of the fit: its objective lies at most this share above the optimum.
+        gap: Of the fit: its objective lies at most this share above the optimum; infinite if nobody knows.
         passes: Passes over the rows that the fit took.
     """
 
@@ -49,8 +49,8 @@ class Logistic:
     weights: np.ndarray
     bias: np.ndarray
     classes: np.ndarray
-    gap: float
-    passes: float
+    gap: float = float("inf")
+    passes: float = float("nan")
 
     def scores(self, features: np.ndarray, class_count: int) -> np.ndarray:
         """(n, D) -> (n, class_count) float32 logits; a class never trained on gets its row's lowest - 1."""
@@ -104,7 +104,7 @@ def fit_path(
     """
     from evaluate.logistic_solver import FLOAT64_BELOW_VALUES, solve_path
 
-    classes, targets = _checked(features, labels)
+    classes, targets = checked(features, labels)
     if min(strengths) <= 0:
         raise ProbeError(f"probe: L2 strength {min(strengths):g}; an optimum is certain only above 0")
     rows, mean, scale = _standardised(features, weights, spread)
@@ -193,7 +193,12 @@ def group_folds(
     return fold_of[index]
 
 
-def _checked(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) classes that occur, ascending, and (n,) their places.
+
+    Raises:
+        ProbeError: See :func:`fit_logistic`.
+    """
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         shapes = f"features {features.shape} and labels {labels.shape}"
         raise ProbeError(f"probe: {shapes}; needed: (n, D) and (n,)")

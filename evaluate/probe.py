@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from evaluate.adam import Schedule
 from evaluate.classification import Outcome, record_and_print
 from evaluate.leakage import refuse_same_recordings
 from evaluate.predictions import Predictions
 from evaluate.provenance import provenance
 from evaluate.source import AUTO, Clips, EvaluateError, Source, open_sources
 from store.cli import resolved
+
+if TYPE_CHECKING:
+    from evaluate.logistic import Logistic
 
 
 @dataclass(frozen=True)
@@ -23,9 +28,10 @@ class Probed:
         hits: (n,) probability that the prediction is right (ties fairly).
         labels: (n,) true classes.
         confusion: (C, C) counts, row = true class.
-        strength: L2 strength chosen on held-out training groups.
+        strength: L2 strength chosen on held-out training groups; None: not of this solver.
+        epoch: Chosen on held-out training clips; None: not of this solver.
         held_out: Accuracy there.
-        gap: The fit's objective lies at most this share above the optimum.
+        gap: The fit's objective lies at most this share above the optimum; infinite if nobody knows.
         classes: Number of classes in training.
     """
 
@@ -34,7 +40,8 @@ class Probed:
     hits: np.ndarray
     labels: np.ndarray
     confusion: np.ndarray
-    strength: float
+    strength: float | None
+    epoch: int | None
     held_out: float
     gap: float
     classes: int
@@ -56,13 +63,17 @@ def probe(
     encoders: dict[str, str] | None = None,
     fields: dict[str, str] | None = None,
     pool: str = AUTO,
+    solver: Literal["convex", "cmvra"] = "convex",
+    cmvra: Schedule = Schedule(),  # noqa: B008 (frozen)
+    balanced: bool = False,
     seed: int = 0,
     device: str = "cpu",
 ) -> int:
     """Train a linear classifier on one part of a protocol and score it on another, for each modality.
 
     Multinomial logistic regression, solved to its optimum; its L2 strength is chosen by cross-validation
-    within the training part, whole subjects held out. Prints and records accuracy and balanced accuracy.
+    within the training part, whole subjects held out. Or CMVRA's protocol: features as they are, 500 epochs of
+    Adam. Prints and records accuracy and balanced accuracy.
 
     Examples:
       python -m evaluate probe                                  each modality's stored features
@@ -72,6 +83,7 @@ def probe(
       python -m evaluate probe --modalities ir.ceiling --learn-from ir      another camera view, untrained
       python -m evaluate probe --dataset daa --checkpoint RUN_ON_NTU        aligned there, probed here
       python -m evaluate probe --dataset daa --learn-dataset ntu            learnt there, scored here
+      python -m evaluate probe --solver cmvra                   as CMVRA did, for comparing with its numbers
 
     Args:
         bank: The bank's directory.
@@ -93,7 +105,10 @@ def probe(
         encoders: Modality -> feature set, where there are several.
         fields: Modality -> field of that set.
         pool: Raw features to one vector a clip: mean, cls, resample:K (order in time kept), auto.
-        seed: Of the folds.
+        solver: convex: the optimum; cmvra: its first-order training (on the CPU, whatever the device).
+        cmvra: The schedule of --solver cmvra.
+        balanced: Weigh the training clips so that each class counts alike (CMVRA's balancedCE).
+        seed: Of the folds, draws and initial values.
         device: Where to solve.
     """
     asked = resolved(**locals())
@@ -104,14 +119,15 @@ def probe(
         raise EvaluateError(f"probe: --shots {shots}, --draws {draws}; 1 or more is accepted")
     often = draws if shots else 1
     lesson = Lesson(train_part, part, learn_from, shots, often, seed, learn_dataset, learn_protocol)
+    way = Way(solver, cmvra, balanced, device)
     record_and_print(
         "probe",
         sources,
         asked,
         lambda: first.modalities(modalities),
         "probing",
-        lambda modality: [probe_modality(sources, modality, lesson, device)],
-        f"{first.dataset}, {first.protocol}: {lesson.told()}",
+        lambda modality: [probe_modality(sources, modality, lesson, way)],
+        f"{first.dataset}, {first.protocol}: {lesson.told()}{way.told()}",
     )
     return 0
 
@@ -175,7 +191,22 @@ def few(clips: Clips, shots: int, seed: int) -> Clips:
     return replace(clips, **parts)
 
 
-def probe_modality(sources: Sequence[Source], modality: str, lesson: Lesson, device: str = "cpu") -> Outcome:
+@dataclass(frozen=True)
+class Way:
+    """How a classifier is fitted; see :func:`probe`."""
+
+    solver: Literal["convex", "cmvra"] = "convex"
+    schedule: Schedule = Schedule()  # noqa: RUF009 (frozen)
+    balanced: bool = False
+    device: str = "cpu"
+
+    def told(self) -> str:
+        """For people, what is not the default."""
+        epochs = f" by {self.schedule.epochs} epochs of Adam" if self.solver == "cmvra" else ""
+        return f"{epochs}{', classes balanced' if self.balanced else ''}"
+
+
+def probe_modality(sources: Sequence[Source], modality: str, lesson: Lesson, way: Way = Way()) -> Outcome:
     """Probe one modality by each source (checkpoint) and draw, and average over them, clip by clip."""
     from evaluate.records import confusion_entry, percent, share
 
@@ -185,7 +216,7 @@ def probe_modality(sources: Sequence[Source], modality: str, lesson: Lesson, dev
         train, test = lesson.clips(source, modality)
         for draw in range(lesson.draws):
             taught = train if lesson.shots is None else few(train, lesson.shots, lesson.seed + draw)
-            probed.append(probe_clips(taught, test, classes, lesson.seed, device, lesson.shots is not None))
+            probed.append(probe_clips(taught, test, classes, lesson.seed, way, lesson.shots is not None))
         features = test.features
     hits, labels = np.stack([one.hits for one in probed]), probed[0].labels
     detail = {
@@ -195,7 +226,11 @@ def probe_modality(sources: Sequence[Source], modality: str, lesson: Lesson, dev
         "shots": lesson.shots,
         "features": features,
         "chance": 1 / probed[0].classes,
+        "solver": way.solver,
+        "balanced": way.balanced or None,
+        "epochs": way.schedule.epochs if way.solver == "cmvra" else None,
         "strength": [one.strength for one in probed],
+        "epoch": [one.epoch for one in probed],
         "held_out_accuracy": [one.held_out for one in probed],
         "gap": [one.gap for one in probed],
         **provenance(sources),
@@ -209,7 +244,7 @@ def probe_modality(sources: Sequence[Source], modality: str, lesson: Lesson, dev
         "balanced": percent(balanced),
         "chance": f"{100 / probed[0].classes:.1f}",
         "n": len(labels),
-        "L2": ", ".join(sorted({f"{one.strength:g}" for one in probed})),
+        **chosen(probed),
     }
     matrix = np.mean([one.confusion for one in probed], axis=0)
     shown = {key: detail[key] for key in ("modality", "features", *provenance(sources))}
@@ -218,8 +253,22 @@ def probe_modality(sources: Sequence[Source], modality: str, lesson: Lesson, dev
     return Outcome([total, balanced], row, entry, said)
 
 
+def chosen(probed: Sequence[Probed]) -> dict[str, str]:
+    """What was chosen on held-out training clips, for the table: the strength or the epoch."""
+    strengths = sorted({one.strength for one in probed if one.strength is not None})
+    epochs = sorted({one.epoch for one in probed if one.epoch is not None})
+    if epochs:
+        return {"epoch": ", ".join(map(str, epochs))}
+    return {"L2": ", ".join(f"{strength:g}" for strength in strengths)}
+
+
 def probe_clips(
-    train: Clips, test: Clips, classes: int, seed: int = 0, device: str = "cpu", by_label: bool = False
+    train: Clips,
+    test: Clips,
+    classes: int,
+    seed: int = 0,
+    way: Way = Way(),
+    by_label: bool = False,
 ) -> Probed:
     """Fit on ``train``, score on ``test``; clips without a label are left out.
 
@@ -227,8 +276,8 @@ def probe_clips(
         train: Those that teach.
         test: Those that are scored.
         classes: C.
-        seed: Of the folds.
-        device: Where to solve.
+        seed: Of the folds, or of what CMVRA's protocol draws.
+        way: How to fit.
         by_label: Hold out clips of each class instead of whole subjects to choose the strength (few clips).
 
     Raises:
@@ -236,7 +285,7 @@ def probe_clips(
         EvaluateError: If nothing is left to fit or score.
     """
     from evaluate.leakage import refuse_overlap
-    from evaluate.logistic import TIE, choose_strength, fit_logistic
+    from evaluate.logistic import TIE
     from evaluate.metrics import expected_confusion, sole_best, top_k_hits
 
     refuse_overlap("probe", train.items, test.items, "clips to score", "use parts that share none")
@@ -248,11 +297,9 @@ def probe_clips(
         )
     groups = train.subjects[known]
     several = not by_label and all(group is not None for group in groups) and len(set(groups)) > 1
-    features, labels = train.vectors[known], train.labels[known]
-    strength, means = choose_strength(
-        features, labels, groups.astype(str) if several else None, seed=seed, device=device
+    model, strength, epoch, held_out = _fitted(
+        train.vectors[known], train.labels[known], groups.astype(str) if several else None, seed, way
     )
-    model = fit_logistic(features, labels, strength, device)
     scores, truth = model.scores(test.vectors[scored], classes), test.labels[scored]
     return Probed(
         test.items[scored],
@@ -261,7 +308,24 @@ def probe_clips(
         truth,
         expected_confusion(scores, truth, tolerance=TIE),
         strength,
-        means[strength],
+        epoch,
+        held_out,
         model.gap,
         len(model.classes),
     )
+
+
+def _fitted(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, seed: int, way: Way
+) -> "tuple[Logistic, float | None, int | None, float]":
+    """Model, strength, epoch, and accuracy on what was held out to choose one of them."""
+    from evaluate.adam import train_probe
+    from evaluate.fusion import class_balance
+    from evaluate.logistic import choose_strength, fit_logistic
+
+    weights = class_balance(labels, int(labels.max()) + 1)[labels] if way.balanced else None
+    if way.solver == "cmvra":
+        trained = train_probe(features, labels, way.schedule, seed, weights)
+        return trained.model, None, trained.epoch, trained.held_out
+    strength, means = choose_strength(features, labels, groups, seed=seed, device=way.device, weights=weights)
+    return fit_logistic(features, labels, strength, way.device, weights), strength, None, means[strength]

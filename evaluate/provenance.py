@@ -15,8 +15,8 @@ LABELS = "labels"
 # older and newer figure of one thing.
 IDENTITY = (
     "modality", "pair", "fusion", "classifiers", "features", "aligned_on", "part", "among", "neighbours",
-    "learn_from", "learn_dataset", "shots", "query", "gallery", "by", "prompt_set", "classes", "transductive",
-    "convention", "missing", "of", "over",
+    "learn_from", "learn_dataset", "shots", "epochs", "balanced", "query", "gallery", "by", "prompt_set", "classes",
+    "transductive", "convention", "missing", "of", "over",
 )  # fmt: skip
 
 
@@ -67,6 +67,8 @@ def setting(detail: Mapping[str, Any]) -> str:
         f"among {among}" if among != modality else None,
         f"learnt from {teacher}" if teacher != modality else None,
         f"learnt on {detail['learn_dataset']}" if detail.get("learn_dataset") else None,
+        f"{detail['epochs']} epochs of Adam" if detail.get("epochs") else None,
+        "balanced" if detail.get("balanced") else None,
         "among the part's classes" if detail.get("classes") == "part" else None,
         detail.get("over"),
     ]

@@ -8,8 +8,9 @@ from evaluate_bank import aligned_bank, joint_bank, metrics_of, trained
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from evaluate.adam import Schedule
 from evaluate.leakage import LeakageError
-from evaluate.probe import Lesson, few, probe, probe_clips, probe_modality
+from evaluate.probe import Lesson, Way, few, probe, probe_clips, probe_modality
 from evaluate.source import Clips, EvaluateError, open_sources
 from store.errors import FrameBankError, UnknownNameError
 
@@ -152,6 +153,39 @@ def test_a_classifier_passes_from_one_modality_to_another(toy, capsys) -> None:
     assert row["value"] > 0.6  # chance 0.25: the aligned spaces agree
     with pytest.raises(EvaluateError, match="raw skeleton and inertial features lie in different spaces"):
         probe(str(bank.path), modalities="inertial", learn_from="skeleton")
+
+
+def test_cmvra_s_protocol_is_an_option(toy, capsys) -> None:
+    bank, checkpoint = toy
+    probe(
+        str(bank.path),
+        checkpoint=checkpoint,
+        modalities="skeleton",
+        solver="cmvra",
+        cmvra=Schedule(epochs=60, learning_rate=0.02, held_out=0.1),
+        balanced=True,
+    )
+    assert "scored on test by 60 epochs of Adam, classes balanced" in capsys.readouterr().out
+    (row,) = [row for row in metrics_of(bank, "evaluate probe") if row["name"] == "probe/accuracy"]
+    assert (row["detail"]["solver"], row["detail"]["epochs"], row["detail"]["balanced"]) == (
+        "cmvra",
+        60,
+        True,
+    )
+    assert 1 <= row["detail"]["epoch"][0] <= 60
+    assert row["value"] > 0.6  # chance 0.25
+
+
+def test_balanced_classes_count_alike() -> None:
+    """A class of a tenth of the clips is hardly ever said, unless its clips weigh ten times as much."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(800) % 10 == 0).astype(np.int64)
+    vectors = labels[:, None] * 0.8 + rng.normal(size=(800, 4))
+    train = clips(vectors[:400], labels[:400], ["P1", "P2", "P3"], "a")
+    test = clips(vectors[400:], labels[400:], ["P4"], "b")
+    for way in (Way(), Way("cmvra", Schedule(epochs=100, learning_rate=0.01))):
+        said = [probe_clips(train, test, 2, way=replace(way, balanced=on)).guesses for on in (False, True)]
+        assert said[1].mean() > 2 * said[0].mean()
 
 
 def test_the_training_part_of_a_checkpoint_cannot_be_scored(toy) -> None:
