@@ -1,14 +1,14 @@
 """CMVRA's linear probe: one layer trained by Adam, at the speed of its matrix products.
 
-Source: github.com/Cappl1/CMVRA (VIP/src/zeta/train_classefier.py): un-normalised features, ``nn.Linear``, Adam at
-1e-4, batches of 32 in the clips' own order in every epoch, the rate halved after each 0.4 of 500 epochs, and the
-weights of the epoch at which the loss on 2 % of the training clips was least. Ours differs in that each modality
-selects its own epoch (there: the least mean over all of them).
+Source: github.com/Cappl1/CMVRA (VIP/src/zeta/train_classefier.py): un-normalised features, ``nn.Linear``,
+Adam at 1e-4, batches of 32 in the clips' own order in every epoch, the rate halved after each 0.4 of 500
+epochs, and the weights of the epoch at which the loss on 2 % of the training clips was least. Ours differs in
+that each modality selects its own epoch (there: the least mean over all of them).
 
-630,000 steps of NTU 60 are products of 32 rows, so what costs is everything else: here a step is two BLAS calls
-into held buffers, a softmax and torch's fused Adam kernel, the bias being the weight of a feature that is 1. The
-arithmetic is that of ``torch.optim.Adam`` over ``nn.Linear``, up to float32 rounding. Steps this small run on
-the CPU.
+630,000 steps of NTU 60 are products of 32 rows, so what costs is everything else: here a step is two BLAS
+calls into held buffers, a softmax and torch's fused Adam kernel, the bias being the weight of a feature that
+is 1. The arithmetic is that of ``torch.optim.Adam`` over ``nn.Linear``, up to float32 rounding. Steps this
+small run on the CPU.
 """
 
 from collections.abc import Iterator
@@ -241,5 +241,5 @@ def _require(schedule: Schedule) -> None:
     counts = min(schedule.epochs, schedule.batch) >= 1 and schedule.learning_rate > 0
     if not (counts and 0 <= schedule.held_out < 1 and schedule.decay_after > 0 and schedule.decay > 0):
         raise ProbeError(
-            f"probe: {schedule}; accepted: epochs and batch from 1, rates and decays above 0, 0 <= held_out < 1"
+            f"probe: {schedule}; accepted: epochs, batch >= 1; rates, decays > 0; 0 <= held_out < 1"
         )

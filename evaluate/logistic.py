@@ -3,8 +3,8 @@
 The objective is convex: mean cross-entropy + strength / 2 * ||W||^2 (bias free) on features standardised with
 training statistics and divided by sqrt(D), so that one strength means the same for every D.
 :mod:`evaluate.logistic_solver` reaches the optimum in about ten passes and proves how near it is; first-order
-training with a fixed rate (500 epochs of Adam at 1e-4 in CMVRA's probes, :mod:`evaluate.adam`) stops far from it and makes numbers
-depend on the schedule.
+training with a fixed rate (500 epochs of Adam at 1e-4 in CMVRA's probes, :mod:`evaluate.adam`) stops far
+from it and makes numbers depend on the schedule.
 
 Where n < D the features are first rotated into the n-dimensional span of the training rows. The penalty does
 not change under rotation, so the optimum is the same and a pass costs n * n instead of n * D.

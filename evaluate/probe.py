@@ -72,8 +72,8 @@ def probe(
     """Train a linear classifier on one part of a protocol and score it on another, for each modality.
 
     Multinomial logistic regression, solved to its optimum; its L2 strength is chosen by cross-validation
-    within the training part, whole subjects held out. Or CMVRA's protocol: features as they are, 500 epochs of
-    Adam. Prints and records accuracy and balanced accuracy.
+    within the training part, whole subjects held out. Or CMVRA's protocol: features as they are, 500
+    epochs of Adam. Prints and records accuracy and balanced accuracy.
 
     Examples:
       python -m evaluate probe                                  each modality's stored features

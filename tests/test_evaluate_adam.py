@@ -102,5 +102,5 @@ def test_a_class_never_loses_its_only_clip_to_the_held_out_ones() -> None:
 def test_a_schedule_out_of_range_is_named(wrong) -> None:
     rows, labels = problem()
     (name,) = wrong
-    with pytest.raises(ProbeError, match=f"{name}={wrong[name]}.*accepted: epochs and batch from 1"):
+    with pytest.raises(ProbeError, match=f"{name}={wrong[name]}.*accepted: epochs, batch >= 1"):
         train_probe(rows, labels, Schedule(**wrong))

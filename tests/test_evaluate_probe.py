@@ -167,12 +167,9 @@ def test_cmvra_s_protocol_is_an_option(toy, capsys) -> None:
     )
     assert "scored on test by 60 epochs of Adam, classes balanced" in capsys.readouterr().out
     (row,) = [row for row in metrics_of(bank, "evaluate probe") if row["name"] == "probe/accuracy"]
-    assert (row["detail"]["solver"], row["detail"]["epochs"], row["detail"]["balanced"]) == (
-        "cmvra",
-        60,
-        True,
-    )
-    assert 1 <= row["detail"]["epoch"][0] <= 60
+    detail = row["detail"]
+    assert (detail["solver"], detail["epochs"], detail["balanced"]) == ("cmvra", 60, True)
+    assert 1 <= detail["epoch"][0] <= 60
     assert row["value"] > 0.6  # chance 0.25
 
 
