@@ -15,8 +15,8 @@ LABELS = "labels"
 # older and newer figure of one thing.
 IDENTITY = (
     "modality", "pair", "fusion", "classifiers", "features", "aligned_on", "part", "among", "neighbours",
-    "learn_from", "learn_dataset", "shots", "epochs", "balanced", "query", "gallery", "by", "prompt_set", "classes",
-    "transductive", "convention", "missing", "of", "over",
+    "learn_from", "learn_dataset", "shots", "epochs", "balanced", "query", "gallery", "by", "prompt_set",
+    "classes", "transductive", "convention", "missing", "of", "over",
 )  # fmt: skip
 
 
