@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluate.source import Clips, EvaluateError, Source, guard, open_sources
+from evaluate.leakage import guard
+from evaluate.source import Clips, EvaluateError, Source, open_sources
 from store.cli import resolved
 from store.tables import TEXT
 

@@ -8,6 +8,7 @@ from store.errors import FrameBankError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from evaluate.source import Source
     from store.bank import Bank
 
 NAMED = 3  # how many culprits a message names
@@ -106,3 +107,40 @@ def keeps_apart(train: Iterable[Any], test: Iterable[Any]) -> bool:
     left = {value for value in train if value is not None}
     right = {value for value in test if value is not None}
     return bool(left) and bool(right) and not left & right
+
+
+def guard(source: "Source", part: str) -> None:
+    """Refuse a checkpoint that was trained on the part to score; see :func:`guard_checkpoint`."""
+    if source.alignment is not None:
+        refuse_seen(source, part, str(source.alignment.directory), source.alignment.training_rows())
+
+
+def refuse_seen(source: "Source", part: str, where: str, seen: "pa.Table") -> None:
+    """Refuse what was trained on clips (subjects, where they matter) of the part to score.
+
+    Args:
+        source: Dataset and protocol.
+        part: To score.
+        where: What was trained, for the message.
+        seen: dataset, clip_id and subject of the clips that trained it.
+
+    Raises:
+        LeakageError: See :func:`guard_checkpoint`.
+    """
+    test = part_clips(source, part)
+    others = [] if source.protocol is None else part_clips(source, part, other=True)["subject"].to_pylist()
+    apart = keeps_apart(others, test["subject"].to_pylist())
+    guard_checkpoint(where, seen, source.dataset, test, apart)
+    rows = zip(seen["dataset"].to_pylist(), seen["clip_id"].to_pylist(), strict=True)
+    refuse_same_recordings(where, source.bank, rows, source.dataset, test["clip_id"].to_pylist())
+
+
+def part_clips(source: "Source", part: str, other: bool = False) -> "pa.Table":
+    """clip_id and subject of a part's clips, or with ``other`` of all clips of the protocol's other parts."""
+    if source.protocol is None:
+        return source.bank.sql("SELECT clip_id, subject FROM clips WHERE dataset = ?", [source.dataset])
+    query = f"""
+        SELECT clip_id, subject FROM splits JOIN clips USING (dataset, clip_id)
+        WHERE dataset = ? AND protocol = ? AND part {"<>" if other else "="} ?
+    """
+    return source.bank.sql(query, [source.dataset, source.protocol, part])

@@ -35,15 +35,16 @@ def told(sources: "Sequence[Source]") -> str:
     found, names = provenance(sources), " ".join(source.name for source in sources)
     elsewhere = found["aligned_on"] not in (None, sources[0].dataset)
     where = f" on {found['aligned_on']}" if elsewhere else ""
+    learner = "the encoder" if found["source"].startswith("raw") else "the checkpoint"
     if LABELS in found["supervision"]:
         whose = (
             f"the class names or labels of {found['aligned_on']}"
             if elsewhere
             else "these class names or labels"
         )
-        return f"{names}{where}; SUPERVISED: the checkpoint was trained with {whose}"
+        return f"{names}{where}; SUPERVISED: {learner} was trained with {whose}"
     if found["supervision"]:
-        return f"{names}{where}; the checkpoint was supervised by {' and '.join(found['supervision'])}"
+        return f"{names}{where}; {learner} was supervised by {' and '.join(found['supervision'])}"
     return names + where
 
 

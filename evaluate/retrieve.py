@@ -139,7 +139,7 @@ def clip_items(sides: "Mapping[str, Side]") -> list[str]:
 
 def all_clips(source: Source, part: str) -> list[str]:
     """The clips of a part, with or without features."""
-    from evaluate.source import part_clips
+    from evaluate.leakage import part_clips
 
     return part_clips(source, part).column("clip_id").to_pylist()
 

@@ -1,5 +1,6 @@
 """Where an evaluation's vectors come from: stored features as they are, or a checkpoint's embeddings."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,9 +13,8 @@ from store.errors import FrameBankError
 from store.tables import TEXT, TEXTS
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from align.alignment import Alignment
+    from evaluate.trained import Trained
     from store.bank import Bank
     from store.selection import Selection
 
@@ -64,6 +64,8 @@ class Source:
         fields: Modality -> field, likewise.
         pool: How raw features become one vector: mean, cls, resample:K or auto.
         used: Selections that were read.
+        scored: The part that is scored; None: nothing is.
+        trained: Trainings that the encoders of what was read went through (:mod:`evaluate.trained`).
     """
 
     bank: "Bank"
@@ -74,6 +76,8 @@ class Source:
     fields: Mapping[str, str] = field(default_factory=dict)
     pool: str = AUTO
     used: "list[Selection]" = field(default_factory=list)
+    scored: str | None = None
+    trained: "list[Trained]" = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -82,8 +86,9 @@ class Source:
 
     @property
     def supervision(self) -> list[str]:
-        """What told the checkpoint more than which features belong to one clip: captions, labels."""
-        return [] if self.alignment is None else self.alignment.supervision
+        """What told checkpoint and encoders more than which features belong to one clip: captions, labels."""
+        own = [] if self.alignment is None else self.alignment.supervision
+        return list(dict.fromkeys([*own, *(told for one in self.trained for told in one.supervision)]))
 
     def place(self, part: str) -> str:
         """Dataset, protocol and part, for people."""
@@ -142,7 +147,7 @@ class Source:
     def clips(self, modality: str, part: str | None) -> Clips:
         """Vectors of the clips of a part (of all clips without a part or protocol), by clip id."""
         selection = self.selection(modality, part)
-        self.used.append(selection)
+        self._read(selection)
         vectors, reduced = self._vectors(modality, selection)
         return Clips(
             modality,
@@ -165,8 +170,26 @@ class Source:
         encoder = self.encoder(TEXT)
         features = self.bank.texts(texts, encoder)
         one = self.bank.select(TEXTS, TEXT, encoder=encoder, items=[text_id(texts[0])])
-        self.used.append(one)
+        self._read(one)
         return self.embed_texts(features, one.space_digest)
+
+    def _read(self, selection: "Selection") -> None:
+        """Note what is read; encoders that were trained on the part to score are refused, others named.
+
+        Raises:
+            LeakageError: As ``guard``.
+        """
+        from evaluate.leakage import refuse_seen
+        from evaluate.trained import trainings
+
+        self.used.append(selection)
+        for one in trainings(self.bank, selection):
+            if one in self.trained:
+                continue
+            print(f"{selection.modality} {selection.feature_set}: {one.told()}", file=sys.stderr)
+            if self.scored is not None:
+                refuse_seen(self, self.scored, str(one.path), one.rows())
+            self.trained.append(one)
 
     def embed_texts(self, features: np.ndarray, space_digest: str) -> np.ndarray:
         """Text features (n, D) through the checkpoint's head, if there is one."""
@@ -234,6 +257,8 @@ class Source:
         own = self.alignment.settings(modality)
         where = (TEXTS if modality == TEXT else self.dataset, self.media(modality), own["space_digest"])
         fitting = [name for *found, name in self._sets if tuple(found) == where]
+        if not fitting and "extract" in own:
+            self.alignment.check_space(modality, "", f"what {self.bank.path} has")
         if own["feature_set"] in fitting:
             return str(own["feature_set"])
         return fitting[0] if len(fitting) == 1 else str(own["encoder"])
@@ -281,6 +306,7 @@ def open_sources(
         EvaluateError, LeakageError, UnknownNameError: Saying what is there, or what to run.
     """
     from align.recipe import choose_dataset, choose_protocol
+    from evaluate.leakage import guard
     from store.bank import Bank
 
     opened = Bank.open(bank)
@@ -294,38 +320,11 @@ def open_sources(
             from align import load
 
             alignment = load(one, opened.path)
-        source = Source(opened, name, rules, alignment, encoders or {}, fields or {}, pool)
+        source = Source(opened, name, rules, alignment, encoders or {}, fields or {}, pool, scored=part)
         if part is not None:
             guard(source, part)
         sources.append(source)
     return sources
-
-
-def guard(source: Source, part: str) -> None:
-    """Refuse a checkpoint that was trained on the part to score; see ``evaluate.leakage``."""
-    from evaluate.leakage import guard_checkpoint, keeps_apart, refuse_same_recordings
-
-    if source.alignment is None:
-        return
-    seen = source.alignment.training_rows()
-    test = part_clips(source, part)
-    others = [] if source.protocol is None else part_clips(source, part, other=True)["subject"].to_pylist()
-    apart = keeps_apart(others, test["subject"].to_pylist())
-    where, items = str(source.alignment.directory), test["clip_id"].to_pylist()
-    guard_checkpoint(where, seen, source.dataset, test, apart)
-    rows = zip(seen["dataset"].to_pylist(), seen["clip_id"].to_pylist(), strict=True)
-    refuse_same_recordings(where, source.bank, rows, source.dataset, items)
-
-
-def part_clips(source: Source, part: str, other: bool = False) -> "pa.Table":
-    """clip_id and subject of a part's clips, or with ``other`` of all clips of the protocol's other parts."""
-    if source.protocol is None:
-        return source.bank.sql("SELECT clip_id, subject FROM clips WHERE dataset = ?", [source.dataset])
-    query = f"""
-        SELECT clip_id, subject FROM splits JOIN clips USING (dataset, clip_id)
-        WHERE dataset = ? AND protocol = ? AND part {"<>" if other else "="} ?
-    """
-    return source.bank.sql(query, [source.dataset, source.protocol, part])
 
 
 def encode_seconds_saved(bank: "Bank", used: "Sequence[Selection]") -> float:
