@@ -127,10 +127,16 @@ class Alignment:
         own = self.settings(modality)
         if own["space_digest"] != space_digest:
             name = feature_set or "these features"
+            fix = (
+                f"choose a feature set of {own['encoder']} with that space (python -m store info), extract "
+                "it, or align anew"
+            )
+            if "extract" in own:  # its encoder was trained with it
+                fix = own["extract"]
+            other = f"space {space_digest}" if space_digest else "others"
             raise SpaceError(
                 f"{self.directory}: the {modality} head was trained on space {own['space_digest']} "
-                f"({own['feature_set']}), but {name} is of space {space_digest}; choose a feature set of "
-                f"{own['encoder']} with that space (python -m store info), extract it, or align anew"
+                f"({own['feature_set']}), but {name} is of {other}; {fix}"
             )
 
     def embed(self, modality: str, selection: Features, rows: np.ndarray | None = None) -> np.ndarray:

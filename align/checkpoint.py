@@ -19,6 +19,7 @@ from store.errors import FrameBankError
 
 FORMAT = 1
 HEADS_FILE, CONFIG_FILE, CURVE_FILE = "heads.safetensors", "config.json", "curve.json"
+COMMANDS = ("align", "align.end_to_end")  # whose runs are checkpoints
 ROWS_FILE, STATE_FILE = "training_rows.parquet", "state.pt"
 
 
@@ -146,8 +147,8 @@ def locate(
     name = os.fspath(checkpoint)
     if name != "latest" and not name.startswith("run:"):
         return Path(name)
-    query = "SELECT run_id, directory FROM runs WHERE command = 'align' ORDER BY started_at DESC"
-    runs = Bank.open(bank).sql(query).to_pylist()
+    query = "SELECT run_id FROM runs WHERE list_contains(?, command) ORDER BY started_at DESC"
+    runs = Bank.open(bank).sql(query, [list(COMMANDS)]).to_pylist()
     places = {row["run_id"]: Path(bank) / "runs" / row["run_id"] for row in runs}
     if name == "latest":
         found = [path for path in places.values() if (path / holding).exists()][:1]

@@ -32,6 +32,7 @@ class Track:
         is_text: Rows are texts (drawn on their own); otherwise views (the same one in all modalities).
         meanings: (R,) int64 for texts: rows with the same number say the same of a clip (the prompts of one
             class); None: each text means something else.
+        live: The features are only as many as rows: an encoder in training makes them.
     """
 
     features: np.ndarray
@@ -41,6 +42,7 @@ class Track:
     offsets: np.ndarray | None = None
     is_text: bool = False
     meanings: np.ndarray | None = None
+    live: bool = False
 
     @property
     def tokens_dim(self) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from store.cli import run
 
 # isort: split
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 OMNIMAE, TAHAR = "omnimae-vit-b", "tahar"
 RANDOM = "random"
-MOST_FAILURES = 0.2  # share of the clips that may be unreadable
 
 
 class MaeError(FrameBankError, ValueError):
@@ -156,19 +155,21 @@ class ClipTask:
 
     def batches(self, chunks: Sequence["np.ndarray"], view: int) -> "Iterator[Tensor]":
         """Decoded clips (B, T, C, H, W) uint8, in the order asked for, without those that cannot be read."""
-        import torch
+        from align.decoding import ClipStream
 
-        arrived: dict[int, Tensor | None] = {}
-        jobs = (self._job(int(clip), view) for chunk in chunks for clip in chunk)
-        with closing(self.pool.decode(jobs)) as events:
-            for chunk in chunks:
-                while not all(int(clip) in arrived for clip in chunk):
-                    self._take(next(events), arrived)
-                frames = [arrived.pop(int(clip)) for clip in chunk]
-                read = [one for one in frames if one is not None]
-                yield torch.stack(read) if read else torch.empty(0)
-            for _ in events:  # nothing is left: lets the workers live on
-                pass
+        def name(clip: int) -> str:
+            return str(self.rows[clip]["clip_id"])
+
+        stream = ClipStream(
+            self.pool,
+            lambda clip: self._job(clip, view),
+            name,
+            len(self.rows),
+            MaeError,
+            "align.mae",
+            failures=self.failures,
+        )
+        return (frames for frames, _ in stream.batches(chunks))
 
     def _job(self, clip: int, view: int) -> "DecodeJob":
         import json
@@ -193,30 +194,6 @@ class ClipTask:
             seen.crop,
             seen.window,
         )
-
-    def _take(self, event: Any, arrived: "dict[int, Tensor | None]") -> None:
-        import torch
-
-        from extract.workers import Decoded, DecodeFailure
-
-        if isinstance(event, Decoded):
-            arrived[event.job.index] = torch.from_numpy(event.values.copy())
-            event.release()
-        elif isinstance(event, DecodeFailure):
-            arrived[event.job.index] = None
-            self._failed(event.job.index, event.error)
-
-    def _failed(self, clip: int, error: str) -> None:
-        import sys
-
-        if clip not in self.failures:
-            print(f"left out: {self.rows[clip]['clip_id']}: {error}", file=sys.stderr)
-        self.failures[clip] = error
-        if len(self.failures) > MOST_FAILURES * len(self.rows):
-            raise MaeError(
-                f"align.mae: {len(self.failures)} of {len(self.rows)} clips cannot be read, more than "
-                f"{MOST_FAILURES:.0%}; the last one, {self.rows[clip]['clip_id']}: {error}"
-            )
 
     def errors(self, batch: "Tensor", generator: "torch.Generator") -> "dict[str, Tensor]":
         """``loss``, and ``mean``: that of guessing each patch's mean; over hidden patches."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +22,14 @@ def optimizer(parameters: Iterable[tuple[str, Tensor]], config: TrainConfig) -> 
         {"params": [value for value in learning if value.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [value for value in learning if value.ndim <= 1], "weight_decay": 0.0},
     ]
-    kept = [group for group in groups if group["params"]]
+    return over([group for group in groups if group["params"]], config)
+
+
+def over(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser over groups of parameters; those without a rate of their own have the configuration's."""
     first, second = config.betas
     made = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return made(kept, lr=config.learning_rate, betas=(first, second), fused=True)
+    return made(groups, lr=config.learning_rate, betas=(first, second), fused=True)
 
 
 def schedule(step: int, steps: int, warmup: float, name: str = "cosine", epoch_steps: int = 1) -> float:

@@ -5,12 +5,13 @@ it goes) and ``encoder_<modality>.safetensors``, whose header and whose neighbou
 say what the encoder was trained on.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -23,10 +24,26 @@ if TYPE_CHECKING:
     from store.bank import Bank
 
 COMMAND = "align.mae"
+Config = TypeVar("Config", bound="Resumable")
 FORMAT = 1
 TRAIN, VALIDATION = "train", "validation"
+TOLD = ("dataset", "protocol", "modality", "encoder", "training", "supervision")  # in the file's header
+DIGEST_CHARACTERS = 16  # of the SHA-256 by which encoders.weights names a file
 WHOLE_SUBJECTS = 5  # with at least so many, whole subjects are held out
 FEWEST_TO_SPLIT = 4  # clips
+
+
+class Resumable(Protocol):
+    """A configuration that a run keeps."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers."""
+        ...
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read back."""
+        ...
 
 
 @dataclass
@@ -143,7 +160,7 @@ def pretrain(bank: "Bank", prepared: Prepared) -> Path:
             trainer.save()
         curve = trainer.run(progress())
         write_json(directory / CURVE_FILE, curve)
-        weights = write_encoder(directory, prepared, curve[-1])
+        weights = write_encoder(directory, record, prepared.weights(), curve[-1])
         for name, value in curve[-1].items():
             part, _, error = name.partition("_")
             if part in (TRAIN, VALIDATION) and error:
@@ -153,23 +170,36 @@ def pretrain(bank: "Bank", prepared: Prepared) -> Path:
     return weights
 
 
-def write_encoder(directory: Path, prepared: Prepared, last: Mapping[str, Any]) -> Path:
-    """The weights and, beside them, what they were trained on and how to extract with them."""
+def write_encoder(
+    directory: Path, record: Mapping[str, Any], weights: Mapping[str, torch.Tensor], last: Mapping[str, Any]
+) -> Path:
+    """The weights and, beside them, what they were trained on and how to extract with them.
+
+    Args:
+        directory: The run's, in its bank.
+        record: dataset, protocol, modality, encoder (name, preset, frames...), training, supervision.
+        weights: Under the names that the encoder's checkpoints have.
+        last: The last row of the curve.
+    """
     from safetensors.torch import save
 
     from align.checkpoint import write_atomically, write_json
 
-    record = prepared.record
     path = directory / f"encoder_{record['modality']}.safetensors"
-    told = {key: record[key] for key in ("dataset", "protocol", "modality", "encoder", "training")}
-    tensors = {name: one.detach().cpu().contiguous() for name, one in prepared.weights().items()}
-    write_atomically(path, save(tensors, {"framebank": json.dumps(told, sort_keys=True)}))
-    name = record["encoder"]["name"]
+    told = {key: record[key] for key in TOLD}
+    tensors = {name: one.detach().cpu().contiguous() for name, one in weights.items()}
+    data = save(tensors, {"framebank": json.dumps(told, sort_keys=True)})
+    write_atomically(path, data)
+    name, options = record["encoder"]["name"], record["encoder"]
     command = f"python -m extract --dataset {record['dataset']} --modality {record['modality']}"
     command += f" --encoder {name} --weights {path} --bank {directory.parent.parent}"
-    if record["encoder"]["preset"] != "official":
-        command += f" --preset {record['encoder']['preset']}"
-    write_json(path.with_suffix(".json"), record | {"final": dict(last), "extract": command})
+    if options["preset"] != "official":
+        command += f" --preset {options['preset']}"
+    if options.get("frames") is not None:
+        command += f" --frames {options['frames']}"
+    digest = hashlib.sha256(data).hexdigest()[:DIGEST_CHARACTERS]
+    note = dict(record) | {"weights": digest, "final": dict(last), "extract": command}
+    write_json(path.with_suffix(".json"), note)
     return path
 
 
@@ -185,13 +215,14 @@ def describe(record: Mapping[str, Any]) -> str:
     )
 
 
-def interrupted(bank: "Bank", resume: str, asked: MaeConfig) -> tuple[Path, MaeConfig]:
+def interrupted(bank: "Bank", resume: str, asked: Config, command: str = COMMAND) -> tuple[Path, Config]:
     """The folder of an interrupted run and its own configuration.
 
     Args:
         bank: The bank.
         resume: ``run:<id>``, a directory, or ``latest``.
         asked: What else was typed; refused where it is neither a default nor the run's own value.
+        command: Whose runs.
 
     Raises:
         ResumeError: If there is no such run, it still goes, has nothing saved, or options contradict.
@@ -200,12 +231,12 @@ def interrupted(bank: "Bank", resume: str, asked: MaeConfig) -> tuple[Path, MaeC
     from store.locks import is_held
     from store.runs import LOCK
 
-    directory = _locate(bank, resume)
+    directory = _locate(bank, resume, command)
     if is_held(directory / LOCK):
         raise ResumeError(f"{directory}: this run is still going; wait for it, or stop it first")
     if not (directory / STATE_FILE).exists():
         raise ResumeError(f"{directory}: no saved state ({STATE_FILE}); start anew without --resume")
-    own, defaults = MaeConfig.from_json(read_config(directory)["asked"]), MaeConfig().as_json()
+    own, defaults = type(asked).from_json(read_config(directory)["asked"]), type(asked)().as_json()
     mine = own.as_json()
     for key, value in asked.as_json().items():
         if value not in (defaults[key], mine[key]):
@@ -244,19 +275,19 @@ def go_on(bank: "Bank", directory: Path, prepared: Prepared) -> Path:
     return finished
 
 
-def _locate(bank: "Bank", name: str) -> Path:
+def _locate(bank: "Bank", name: str, command: str) -> Path:
     from align.checkpoint import STATE_FILE
 
     if name != "latest" and not name.startswith("run:"):
         return Path(name)
     query = "SELECT run_id FROM runs WHERE command = ? ORDER BY started_at DESC"
-    ids = bank.sql(query, [COMMAND]).column("run_id").to_pylist()
+    ids = bank.sql(query, [command]).column("run_id").to_pylist()
     places = [bank.path / "runs" / run_id for run_id in ids]
     if name == "latest":
         found = [place for place in places if (place / STATE_FILE).exists()][:1]
     else:
         found = [place for place in places if place.name.startswith(name.removeprefix("run:"))]
     if len(found) != 1:
-        what = "several runs match" if found else "no such interrupted pre-training"
-        raise ResumeError(f"{bank.path}: {what}: {name}; runs of {COMMAND}: {', '.join(ids) or 'none'}")
+        what = "several runs match" if found else "no such interrupted training"
+        raise ResumeError(f"{bank.path}: {what}: {name}; runs of {command}: {', '.join(ids) or 'none'}")
     return found[0]

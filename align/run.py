@@ -85,7 +85,7 @@ def continue_run(bank: "Bank", resume: str, config: AlignConfig | None = None) -
     _refuse_contradictions(own, config or AlignConfig())
     prepared = _prepared(bank, own)
     for key in ("modalities", "training"):
-        _refuse_change(directory, key, before[key], prepared.record[key])
+        refuse_change(directory, key, before[key], prepared.record[key])
     prepared.trainer.restore(state)
     prepared.record["resumed_from"] = str(directory)
     _say(f"continuing {directory} after epoch {prepared.trainer.epoch}")
@@ -162,26 +162,28 @@ def _recorded(bank: "Bank", prepared: "Prepared") -> Path:
         directory = Path(distributed.text_from_first(str(run.directory)))
         write_json(directory / CONFIG_FILE, record)
         write_rows(directory, prepared.rows)
-        run.used(*(_used(record["dataset"], own) for own in record["modalities"].values()))
+        run.used(*(used(record["dataset"], own) for own in record["modalities"].values()))
         trainer.state_path = directory / STATE_FILE
         if trainer.epoch:
             trainer.save()
         curve = trainer.run(progress(trainer.config.epochs))
         write_json(directory / CURVE_FILE, curve)
         write_heads(directory, trainer.heads, prepared.standards)
-        _record_metrics(run, record, trainer, curve)
+        record_metrics(run, record, trainer, curve)
         trainer.state_path.unlink(missing_ok=True)
     return directory
 
 
-def _used(dataset: str, own: Mapping[str, Any]) -> SimpleNamespace:
+def used(dataset: str, own: Mapping[str, Any]) -> SimpleNamespace:
+    """The feature set that a modality of the record was read from."""
     from store.tables import TEXT, TEXTS
 
     owner = TEXTS if own["modality"] == TEXT else dataset
     return SimpleNamespace(dataset=owner, modality=own["modality"], feature_set=own["feature_set"])
 
 
-def _record_metrics(run: Any, record: Mapping[str, Any], trainer: Any, curve: list[dict[str, Any]]) -> None:
+def record_metrics(run: Any, record: Mapping[str, Any], trainer: Any, curve: list[dict[str, Any]]) -> None:
+    """The last loss, and those of the weights that are kept on the clips held out."""
     run.metric("align/train_loss", curve[-1]["train_loss"], n=record["training"]["clips"])
     if "validation_loss" in curve[-1]:
         loss, recall = trainer.evaluate()
@@ -219,7 +221,8 @@ def _refuse_contradictions(own: AlignConfig, asked: AlignConfig) -> None:
             )
 
 
-def _refuse_change(directory: Path, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def refuse_change(directory: Path, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise a ResumeError if what a run rests on is no longer what it was."""
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:
         name = changed[0]

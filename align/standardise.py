@@ -34,19 +34,37 @@ def statistics(features: np.ndarray, rows: np.ndarray, per: str = "dim", chunk: 
     Returns:
         Statistics; the scale is 1 where a feature is constant.
     """
-    N, D = features.shape[-2:]
     if per == "none" or not len(rows):
+        D = features.shape[-1]
         return Statistics(np.zeros((1, D), np.float32), np.ones((1, D), np.float32))
-    count, total, squares = 0, np.zeros((N, D)), np.zeros((N, D))
+    moments = Moments()
     for start in range(0, len(rows), chunk):
-        part = features[rows[start : start + chunk]].astype(np.float64).reshape(-1, N, D)
-        count, total, squares = count + len(part), total + part.sum(0), squares + (part**2).sum(0)
-    mean, square = total / count, squares / count
-    if per == "dim":
-        mean, square = mean.mean(0, keepdims=True), square.mean(0, keepdims=True)
-    deviation = np.sqrt(np.maximum(square - mean**2, 0))
-    constant = deviation <= 1e-4 * np.maximum(np.abs(mean), deviation.max() * 1e-2)
-    return Statistics(mean.astype(np.float32), np.where(constant, 1, deviation).astype(np.float32))
+        moments.add(features[rows[start : start + chunk]])
+    return moments.statistics(per)
+
+
+@dataclass
+class Moments:
+    """Sums over frames of each token and dim, and of their squares, in float64: features need not stay."""
+
+    count: int = 0
+    total: np.ndarray | float = 0.0
+    squares: np.ndarray | float = 0.0
+
+    def add(self, features: np.ndarray) -> None:
+        """Count (..., N, D) in."""
+        part = features.astype(np.float64).reshape(-1, *features.shape[-2:])
+        self.count += len(part)
+        self.total, self.squares = self.total + part.sum(0), self.squares + (part**2).sum(0)
+
+    def statistics(self, per: str) -> Statistics:
+        """Of what was counted; the scale is 1 where a feature is constant."""
+        mean, square = np.asarray(self.total / self.count), np.asarray(self.squares / self.count)
+        if per == "dim":
+            mean, square = mean.mean(0, keepdims=True), square.mean(0, keepdims=True)
+        deviation = np.sqrt(np.maximum(square - mean**2, 0))
+        constant = deviation <= 1e-4 * np.maximum(np.abs(mean), deviation.max() * 1e-2)
+        return Statistics(mean.astype(np.float32), np.where(constant, 1, deviation).astype(np.float32))
 
 
 def standardise(
@@ -56,7 +74,7 @@ def standardise(
     chunk: int = 1024,
     given: Mapping[str, Statistics] | None = None,
 ) -> dict[str, Statistics]:
-    """Standardise every track in place, by what the given (training) clips show.
+    """Standardise every track in place, by what the given (training) clips show; live ones are left.
 
     Args:
         data: Its arrays are overwritten, in their dtype.
@@ -67,6 +85,9 @@ def standardise(
     """
     found = dict(given or {})
     for name, part in data.tracks.items():
+        if part.live:
+            found.setdefault(name, Statistics(np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)))
+            continue
         if name not in found:
             found[name] = _shown(part, clips, per[name], chunk)
         for start in range(0, len(part.features) if per[name] != "none" else 0, chunk):

@@ -76,9 +76,7 @@ class Trainer:
             raise TrainingError(
                 "align: no head has parameters to train (all are identity or frozen); choose another --head"
             )
-        self.optimizer = optimizer(
-            [*self.heads.named_parameters(), *self.losses.named_parameters()], self.config
-        )
+        self.optimizer = self._optimizer()
         self.steps = self.config.epochs * len(self.loader)
         self._set_rate(0)  # a schedule that cannot be read is refused before anything is recorded
         self.averaged = _copy(self.heads) if self.config.average else {}
@@ -187,6 +185,9 @@ class Trainer:
             self._average()
         return loss.detach()
 
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return optimizer([*self.heads.named_parameters(), *self.losses.named_parameters()], self.config)
+
     def _parameters(self) -> list[Tensor]:
         return [*self.heads.parameters(), *self.losses.parameters()]
 
@@ -199,7 +200,8 @@ class Trainer:
         return rate
 
     def _average(self) -> None:
-        names, values = zip(*self.heads.state_dict().items(), strict=True)
+        state = self.heads.state_dict().items()
+        names, values = zip(*((name, one) for name, one in state if one.is_floating_point()), strict=True)
         torch._foreach_lerp_([self.averaged[name] for name in names], list(values), 1 - self.config.average)
 
     def _current(self) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ comes with its own standardisation, and is refused for another space, field or s
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from align.alignment import Alignment, load
 from align.checkpoint import CheckpointError
@@ -24,11 +24,14 @@ INHERITED = ("encoder", "field", "reduce", "head", "standardise")
 BINDING = ("field", "head", "standardise")
 
 
+Config = TypeVar("Config", bound=AlignConfig)
+
+
 class StartError(FrameBankError, ValueError):
     """Heads that cannot be started from, or cannot be frozen."""
 
 
-def pinned(bank: "Bank", config: AlignConfig) -> AlignConfig:
+def pinned(bank: "Bank", config: Config) -> Config:
     """The configuration with `init: latest` as the run it stands for now, which a resumed run finds again."""
     if config.init != "latest":
         return config

