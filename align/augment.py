@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from align.config import AugmentConfig
-from align.resample import interpolate
+from align.resample import blend, interpolate
 
+BLEND_UP_TO = 64  # frames; the product's cost grows with their square
 WARP_WAVES = 3  # a warp is the sum of so many sine waves: half a period, one, one and a half over the clip
 
 
@@ -48,6 +49,8 @@ def warp(features: Tensor, mask: Tensor | None, map_: tuple[Tensor, Tensor, Tens
     orders = torch.arange(1, WARP_WAVES + 1, device=features.device)
     warped = share + (waves[:, None] * torch.sin(torch.pi * orders * share[..., None])).sum(-1)
     positions = (start + length * warped.clamp(0, 1)) * last
+    if mask is None and T <= BLEND_UP_TO:
+        return blend(features, positions)
     return interpolate(features, positions, last)
 
 
