@@ -8,6 +8,7 @@ left out, so the ratios are lower bounds of what the bank saves.
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,12 @@ def compare(
         loss(embeddings).backward()
         optimizer.step()
 
-    ways = {
+    ways: dict[str, tuple[str, ...]] = {
         f"anchor ({anchor}) encoded each step": (ANCHOR, STUDENT),
         f"anchor cached, {student} trained": (STUDENT,),
         "all cached, heads trained": (),
     }
-    seconds = _alternated([lambda live=live: step(live) for live in ways.values()], rounds, device)
+    seconds = _alternated([partial(step, live) for live in ways.values()], rounds, device)
     print(f"\na step of {clips} clips, {ANCHOR} and {STUDENT}, {precision}, encoders with random weights")
     for name, taken in zip(ways, seconds, strict=True):
         print(

@@ -37,4 +37,4 @@ def test_steps_with_encoders_are_dearer_than_cached_ones(capsys, tmp_path):
     )
     said = capsys.readouterr().out
     times = [float(value) for value in re.findall(r"([\d.]+) x the first", said)]
-    assert times[0] == 1 and 1 < times[1] < times[2]
+    assert len(times) == 3 and times[0] == 1 and times[2] > max(2, times[1])
