@@ -29,6 +29,7 @@ class Place:
         setting: Whose weights the features are of.
         encoders: Modality -> feature set, as the user told.
         missing: The commands that make what is missing, once each, in order.
+        refused: Experiments that cannot be done here, and why.
         sets: Modality -> feature set, of the experiment at hand.
     """
 
@@ -38,6 +39,7 @@ class Place:
     setting: str
     encoders: Mapping[str, str]
     missing: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     sets: dict[str, str] = field(default_factory=dict)
 
     def feature_sets(self, wanted: Mapping[str, tuple[str, str]]) -> dict[str, str]:

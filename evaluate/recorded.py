@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from store.runs import json_ready
+
 if TYPE_CHECKING:
     from store.bank import Bank
 
@@ -50,7 +52,7 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
 
 def recorded(bank: "Bank", command: str, wanted: Mapping[str, Any]) -> str | None:
     """The newest finished run whose configuration has all these values, and whose features are up to date."""
-    asked = json.loads(json.dumps(dict(wanted)))
+    asked = json_ready(wanted)
     for row in bank.sql(RUNS, [command]).to_pylist():
         config = json.loads(row["config"])
         if all(name in config and config[name] == value for name, value in asked.items()):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from align.recipe import RecipeError
 from evaluate.published import MEAN, RECIPES, Experiment, read_published
 from evaluate.published_features import RANDOM, MissingError, Place
 from evaluate.recorded import metrics, recorded, step
@@ -141,16 +142,18 @@ def _chosen(experiments: Sequence[Experiment], only: str | None) -> list[Experim
 def _lines(place: Place, experiment: Experiment, train: Mapping[str, Any]) -> list[Line]:
     """The figures of one experiment; without ours if features are missing."""
     lines = [Line(experiment, *row) for row in experiment.rows()]
-    wanted = {line.protocol for line in lines}
-    protocols = list(place.published.protocols) if MEAN in wanted else [
-        name for name in place.published.protocols if name in wanted
-    ]  # fmt: skip
+    wanted, ours = {line.protocol for line in lines}, place.published.protocols
     try:
         found = {
-            name: _measured(place, experiment, place.published.protocols[name], train) for name in protocols
+            name: _measured(place, experiment, protocol, train)
+            for name, protocol in ours.items()
+            if {name, MEAN} & wanted
         }
     except MissingError as error:
         place.missing += [one for one in str(error).splitlines() if one not in place.missing]
+        return lines
+    except (EvaluateError, RecipeError) as error:  # this one cannot be had here; the others can
+        place.refused.append(f"{experiment.name}, {experiment.task}: {error}")
         return lines
     return [_filled(place, line, found) for line in lines]
 
@@ -269,6 +272,8 @@ def _print_notes(place: Place, experiments: Sequence[Experiment]) -> None:
         )
     notes.append("published: one run of one seed, taken as exact; intervals are ours, over the test clips")
     print("\n" + "\n".join(notes))
+    if place.refused:
+        print("\nnot done:\n" + "\n".join(place.refused))
     if place.missing:
         print("\nmissing features; one command each:")
         print("\n".join(place.missing))

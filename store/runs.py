@@ -89,7 +89,7 @@ class Run:
         self._record: dict[str, Any] = {
             "run_id": self.id,
             "command": command,
-            "config": _json_ready(config),
+            "config": json_ready(config),
             "status": RUNNING,
             "started_at": _now(),
             "git_commit": git_commit(),
@@ -126,7 +126,7 @@ class Run:
                 "n": None if n is None else int(n),
                 "low": None if low is None else float(low),
                 "high": None if high is None else float(high),
-                "detail": json.dumps(_json_ready(detail), sort_keys=True) if detail else None,
+                "detail": json.dumps(json_ready(detail), sort_keys=True) if detail else None,
             }
         )
 
@@ -276,14 +276,14 @@ def _now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def _json_ready(value: Any) -> Any:
-    """Paths to strings, tuples to lists, numpy scalars to numbers; objects to their text."""
+def json_ready(value: Any) -> Any:
+    """As records keep it: paths to strings, tuples to lists, numpy scalars to numbers, objects to text."""
     if isinstance(value, Mapping):
-        return {str(key): _json_ready(entry) for key, entry in value.items()}
+        return {str(key): json_ready(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_json_ready(entry) for entry in value]
+        return [json_ready(entry) for entry in value]
     if hasattr(value, "tolist"):
-        return _json_ready(value.tolist())
+        return json_ready(value.tolist())
     if isinstance(value, float) and value not in (float("inf"), float("-inf")) and value == value:
         return value
     if value is None or isinstance(value, (str, bool, int)):

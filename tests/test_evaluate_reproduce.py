@@ -117,6 +117,21 @@ def test_ours_beside_the_published_what_is_missing_is_said_and_nothing_is_done_t
     assert bank.sql(query)["n"].to_pylist() == [4] and scores_of(bank) == found
 
 
+def test_drive_and_act_is_the_mean_of_its_splits_and_what_cannot_be_done_is_told(tmp_path, capsys):
+    """The bank has no `sentence` prompts, so naming classes is refused; probe and neighbours are done."""
+    protocols = ("split-0", "split-1", "split-2")
+    bank = make_bank(tmp_path / "bank", "daa", protocols, suffix="")
+    reproduce("cmvra", bank=str(bank.path), only="frozen")
+    shown, found = capsys.readouterr().out, scores_of(bank)
+    assert {key[:3]: n for key, (_, n) in found.items()} == {
+        ("probe", "rgb", "mean"): 3 * CLIPS // 2,
+        ("knn", "rgb", "0"): CLIPS // 2,
+    }
+    assert {key[3] for key in found} == {"reproduce/accuracy", "reproduce/balanced_accuracy"}
+    assert "no: of 6123 clips" in shown and "no: of 2222 clips" in shown
+    assert "not done:\nfrozen RGB, zero-shot: daa: no class texts in prompt set 'sentence'" in shown
+
+
 def test_features_added_since_make_a_recorded_run_stale(tmp_path, capsys):
     bank = make_bank(tmp_path / "bank")
     told = {"bank": str(bank.path), "only": "probe,frozen", "like": "ntu"}
