@@ -246,10 +246,11 @@ def _row(said: Predictions, over: str, scores: "Sequence[Score]") -> dict[str, A
 
 
 def _told(detail: Mapping[str, Any]) -> str:
-    """A setting, for people: ``depth, raw, 5 shots``."""
+    """A setting, for people: ``depth, aligned, 5 shots, trained with labels``."""
     how = setting(detail)
     source = str(detail.get("source", "")).split(" ")[0]
-    return ", ".join(part for part in (str(detail.get("modality", "")), source, how) if part)
+    told = [f"trained with {one}" for one in detail.get("supervision") or []]
+    return ", ".join(part for part in (str(detail.get("modality", "")), source, how, *told) if part)
 
 
 def _named(given: str | None) -> list[str]:

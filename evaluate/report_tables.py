@@ -44,7 +44,7 @@ def metric_rows(bank: "Bank", dataset: str | None) -> list[Row]:
         FROM metrics m JOIN runs r USING (run_id)
         WHERE r.status = 'done' AND r.command LIKE 'evaluate%'
             AND coalesce(r.config ->> 'dataset', '') = coalesce(?, r.config ->> 'dataset', '')
-        ORDER BY r.started_at, r.run_id
+        ORDER BY r.started_at, r.run_id, m.rowid
     """
     rows = bank.sql(query, [dataset]).to_pylist()
     return [row | {"detail": json.loads(row["detail"] or "{}")} for row in rows]
@@ -73,13 +73,11 @@ def source_tags(detail: Mapping[str, Any]) -> str:
 def _made_by(detail: Mapping[str, Any]) -> str:
     source = str(detail.get("source", ""))
     checkpoints = source.split(" ")[1::2]
-    if not checkpoints:
-        return tag(source) if source else ""
-    several = f", {len(checkpoints)} checkpoints" if len(checkpoints) > 1 else f" …{checkpoints[0][-6:]}"
-    on = f" on {detail['aligned_on']}" if detail.get("aligned_on") else ""
-    told = detail.get("supervision") or []
-    marks = [tag(f"trained with {one}", warn=one == LABELS) for one in told]
-    return " ".join([tag(f"aligned{several}{on}"), *marks])
+    if checkpoints:
+        several = f", {len(checkpoints)} checkpoints" if len(checkpoints) > 1 else f" …{checkpoints[0][-6:]}"
+        source = f"aligned{several}" + (f" on {detail['aligned_on']}" if detail.get("aligned_on") else "")
+    marks = [tag(f"trained with {one}", warn=one == LABELS) for one in detail.get("supervision") or []]
+    return " ".join([tag(source), *marks] if source else marks)
 
 
 def _classification_table(rows: Sequence[Row]) -> str:

@@ -14,6 +14,10 @@ def source(dataset="ntu", aligned_on=None, supervision=(), run="r1"):
 def test_raw_features_rest_on_nothing() -> None:
     assert provenance([source()]) == {"source": "raw", "aligned_on": None, "supervision": []}
     assert told([source()]) == "raw"
+    tuned = told(
+        [source(supervision=("labels",))]
+    )  # stored features of an encoder that was trained end to end
+    assert tuned == "raw; SUPERVISED: the encoder was trained with these class names or labels"
 
 
 def test_class_names_are_said_aloud_and_whose_they_are() -> None:

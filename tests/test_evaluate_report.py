@@ -367,9 +367,21 @@ def test_the_setting_of_a_number_is_beside_it(tmp_path) -> None:
     with bank.record_run("evaluate zero-shot", {"dataset": "joint", "protocol": "cs", "part": "test"}) as run:
         for name, value in (("accuracy", 0.5), ("seen_accuracy", 0.75), ("harmonic_mean", 0.375)):
             run.metric(f"zero-shot/{name}", value, 9, 0.3, 0.8, **common, **aligned, prompt_set="words")
+    with bank.record_run("evaluate knn", {"dataset": "joint", "protocol": "cs"}) as run:
+        run.metric("knn/accuracy", 0.5, 9, 0.4, 0.6, **common, source="raw", supervision=["captions"])
     text = results(bank, None)
     Structure(text)
+    assert '<span class="tag">raw</span> <span class="tag">trained with captions</span>' in text
     assert "probe: joint · cs val" in text and "zero-shot: joint · cs<" in text
     assert "5 shots, learnt from depth, learnt on near" in text
     assert "aligned …CDEFGH on far" in text and "trained with labels" in text
     assert "words, seen 75.0 %, harmonic mean 37.5 %" in text
+
+
+def test_lines_stand_in_the_order_in_which_they_were_recorded(tmp_path) -> None:
+    bank = joint_bank(tmp_path / "bank")
+    names = [f"view.{number}" for number in range(30)]
+    with bank.record_run("evaluate probe", {"dataset": "joint"}) as run:
+        for name in names:
+            run.metric("probe/accuracy", 0.5, 9, 0.4, 0.6, modality=name, chance=0.5, source="raw")
+    assert re.findall(r"view\.\d+", results(bank, None)) == names
