@@ -17,7 +17,9 @@ from evaluate.shortlist import best_of, contiguous, library, search_all, search_
 from store.errors import FrameBankError
 
 BLOCK = 32_768  # vectors added at a time
-TRAINING = 262_144  # vectors that training sees at most
+TRAINING = 65_536  # vectors that training sees at most, or
+TRAINING_A_LIST = 40  # for so many a list, if that is more; FAISS wants 39
+ITERATIONS = 10  # of k-means; the assignment hardly changes after them
 FEW = 50_000  # rows left by a filter that are searched one by one
 LEAST_PROPOSED = 64  # rows that codes propose, however few are asked for
 STRUCTURE_FILE = "structure.faiss"
@@ -124,7 +126,8 @@ class Structure:
             )
         empty = faiss.index_factory(dim, self.description(dim), faiss.METRIC_INNER_PRODUCT)
         self.prepare(empty)
-        empty.train(_sample(self.vectors))
+        most = max(TRAINING, TRAINING_A_LIST * self.options.get("lists", 0))
+        empty.train(_sample(self.vectors, most))
         self._add(empty)
         return empty
 
@@ -149,7 +152,7 @@ class Sq8Index(Structure):
         return faiss.SearchParameters(sel=chosen)
 
     @staticmethod
-    def predicted_bytes(dim: int) -> float:
+    def predicted_bytes(dim: int, count: int) -> float:
         """Bytes a vector beside the vectors themselves."""
         return dim
 
@@ -174,16 +177,16 @@ class IvfFlatIndex(Structure):
 
     def prepare(self, empty: Any) -> None:
         """Centres of length one: the nearest by product are the nearest."""
-        empty.cp.spherical = True
+        empty.cp.spherical, empty.cp.niter = True, ITERATIONS
 
     def parameters(self, chosen: Any, depth: int) -> Any:
         """See :class:`Structure`."""
         return _probing(chosen, self.options["probes"])
 
     @staticmethod
-    def predicted_bytes(dim: int) -> float:
-        """Bytes a vector beside the vectors themselves: the vector again, and its number."""
-        return 4 * dim + 8
+    def predicted_bytes(dim: int, count: int) -> float:
+        """Bytes a vector beside the vectors themselves: it again, its number, its share of the centres."""
+        return 4 * dim + 8 + 4 * dim * _lists(count)["lists"] / count
 
 
 class IvfPqIndex(Structure):
@@ -209,16 +212,20 @@ class IvfPqIndex(Structure):
 
     def prepare(self, empty: Any) -> None:
         """Centres of length one: the nearest by product are the nearest."""
-        empty.cp.spherical = True
+        empty.cp.spherical, empty.cp.niter = True, ITERATIONS
 
     def parameters(self, chosen: Any, depth: int) -> Any:
         """See :class:`Structure`."""
         return _probing(chosen, self.options["probes"])
 
     @staticmethod
-    def predicted_bytes(dim: int) -> float:
-        """Bytes a vector beside the vectors themselves: its codes and its number."""
-        return dim / 4 / 2 + 8
+    def predicted_bytes(dim: int, count: int) -> float:
+        """Bytes a vector beside the vectors themselves: its codes and number, its share of the centres.
+
+        Fast-scan rounds each list up to 32 vectors, by 16 on average.
+        """
+        lists = _lists(count)["lists"] / count
+        return dim / 4 / 2 * (1 + 16 * lists) + 8 + 4 * dim * lists
 
 
 class HnswIndex(Structure):
@@ -245,7 +252,7 @@ class HnswIndex(Structure):
         return faiss.SearchParametersHNSW(sel=chosen, efSearch=max(self.options["breadth"], depth))
 
     @staticmethod
-    def predicted_bytes(dim: int) -> float:
+    def predicted_bytes(dim: int, count: int) -> float:
         """Bytes a vector beside the vectors themselves: codes, 32 links on the ground level, some above."""
         return dim + 4 * (2 * 16 + 1) + 16
 
@@ -253,7 +260,7 @@ class HnswIndex(Structure):
 def _lists(count: int) -> dict[str, int]:
     """Four times the root of the number of vectors, as FAISS's guidelines have it; each is to hold 39."""
     lists = max(1, min(int(4 * count**0.5), count // 39))
-    return {"lists": lists, "probes": min(lists, max(8, lists // 64))}
+    return {"lists": lists, "probes": min(lists, max(8, lists // 128))}
 
 
 def _probing(chosen: Any, probes: int) -> Any:
@@ -262,9 +269,9 @@ def _probing(chosen: Any, probes: int) -> Any:
     return faiss.SearchParametersIVF(sel=chosen, nprobe=probes)
 
 
-def _sample(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
+def _sample(vectors: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
     """Rows to train on: all, or so many at random, in order."""
-    if len(vectors) <= TRAINING:
+    if len(vectors) <= most:
         return contiguous(vectors)
-    chosen = np.random.default_rng(seed).choice(len(vectors), TRAINING, replace=False)
+    chosen = np.random.default_rng(seed).choice(len(vectors), most, replace=False)
     return contiguous(vectors[np.sort(chosen)])

@@ -23,7 +23,7 @@ GROUP = 32  # scores of which only the largest is looked at, unless it is large 
 QUERIES = 1024  # at a time
 MOST_CANDIDATES = 2048  # a query; above it, it falls back
 SPARE = 32  # more neighbours than asked for, in float32, so that ties at the end are seen
-MOST_PRODUCTS = 8_000_000  # float64 products that are in memory at a time
+MOST_PRODUCTS = 8_000_000  # that are in memory at a time
 ROUNDING = 2.0**-24  # of float32, relative
 CODES_FILE, NORMS_FILE, SCALE_FILE = "codes.npy", "norms.npy", "scale.npy"
 
@@ -67,7 +67,7 @@ class ExactIndex:
         self._codes, self.vectors = appended(self._codes, vectors), vectors
 
     @staticmethod
-    def predicted_bytes(dim: int) -> float:
+    def predicted_bytes(dim: int, count: int) -> float:
         """Bytes a vector beside the vectors themselves."""
         return dim + 8
 
@@ -178,9 +178,10 @@ def _scan(codes: Codes, query: _Query, k: int) -> tuple["torch.Tensor", ...]:
     best = torch.full((len(query.unit), k), -torch.inf)
     counts = torch.zeros(len(query.unit), dtype=torch.int64)
     pieces: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for at in range(0, len(stored), BLOCK):
-        part = stored[at : at + BLOCK]
-        error = query.error(*(float(each) for each in norms[:, at : at + BLOCK].max(1)))
+    block = max(BLOCK, MOST_PRODUCTS // 2 // len(query.unit) // GROUP * GROUP)
+    for at in range(0, len(stored), block):
+        part = stored[at : at + block]
+        error = query.error(*(float(each) for each in norms[:, at : at + block].max(1)))
         products = torch._int_mm(query.codes, part.T)
         groups = len(part) // GROUP
         grouped = products[:, : groups * GROUP].view(len(products), GROUP, groups)

@@ -66,7 +66,7 @@ class Index(Protocol):
         ...
 
     @staticmethod
-    def predicted_bytes(dim: int) -> float:
+    def predicted_bytes(dim: int, count: int) -> float:
         """Bytes a vector beside the vectors themselves, by the default options."""
         ...
 
@@ -107,7 +107,7 @@ class FlatIndex:
         self._gpu = gpu_flat(vectors)
 
     @staticmethod
-    def predicted_bytes(dim: int) -> float:
+    def predicted_bytes(dim: int, count: int) -> float:
         """See :class:`Index`."""
         return 0
 

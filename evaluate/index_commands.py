@@ -163,7 +163,7 @@ def print_indexes(found: "Sequence[SavedIndex]") -> None:
                 "on disk": byte_text(one.bytes),
                 "of that mapped": byte_text(vectors),
                 "bytes a vector": f"{structure / facts['count']:.0f}",
-                "predicted": f"{index_class(one.kind).predicted_bytes(facts['dim']):.0f}",
+                "predicted": f"{index_class(one.kind).predicted_bytes(facts['dim'], facts['count']):.0f}",
                 "seconds": f"{facts['build_seconds']:.1f}",
             }
         )

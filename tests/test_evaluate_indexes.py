@@ -87,9 +87,8 @@ def test_its_size_is_as_predicted(index, name: str, tmp_path: Path) -> None:
     index.save(tmp_path)
     written = sum(path.stat().st_size for path in tmp_path.iterdir())
     if written:
-        lists = getattr(index, "options", {}).get("lists", 0) * (4 * DIM + 700)  # centres, blocks of 32 codes
-        predicted = index_class(name).predicted_bytes(DIM) * COUNT
-        assert predicted * 0.9 <= written <= predicted * 1.1 + lists + 20_000
+        predicted = index_class(name).predicted_bytes(DIM, COUNT) * COUNT
+        assert predicted * 0.9 <= written <= predicted * 1.1 + 10_000
 
 
 def test_depth_is_limited_by_what_there_is(name: str) -> None:
