@@ -55,7 +55,7 @@ def retrieve(
         encoders: Modality -> feature set, where there are several.
         fields: Modality -> field of that set.
         pool: Raw features to one vector a clip: mean, cls, resample:K, auto.
-        index: Name in evaluate.INDEXES.
+        index: Name in evaluate.INDEXES; an approximate one is labelled wherever it shows.
         missing: Queries whose clip has no features: leave them out, or count each as a `miss` in R@k, as the
             benchmarks with lost videos do (MSR-VTT: 968 of 1,000 clips have sound). For `--by clip`.
         convention: How another codebase counts ties, beside ours (the expectation over their orders).
@@ -93,7 +93,7 @@ def retrieve(
             examples += found.examples
         write_file(run, EXAMPLES_FILE, examples)
         run.used(*(selection for source in sources for selection in source.used))
-    print(heading(sources, by, part, rescore))
+    print(heading(sources, by, part, rescore, index))
     print_table(rows)
     if convention != "expected":
         print(f"\nthe same, ties counted as {convention} does\n")
@@ -176,9 +176,14 @@ def directions(
     return pairs
 
 
-def heading(sources: Sequence[Source], by: By, part: str, rescore: str | None = None) -> str:
+def heading(
+    sources: Sequence[Source], by: By, part: str, rescore: str | None = None, index: str = "flat"
+) -> str:
     """What the table below it shows."""
+    from evaluate.index import index_class
+
     seen = f"; TRANSDUCTIVE: {rescore} over all queries" if rescore else ""
+    seen += "" if index_class(index).exact else f"; APPROXIMATE: by {index}, what it does not find is last"
     place = sources[0].place(part)
     return f"{place}; right = same {by}; {told(sources)}{seen}; R@k in percent [95 %]\n"
 

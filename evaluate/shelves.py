@@ -191,8 +191,11 @@ def joint_modalities(source: Source, asked: str | None) -> list[str]:
     """
     from store.select import AmbiguousError
 
-    space = source.space(TEXT)
-    joint, names = [], source.modalities(asked)
+    from align.recipe import covered
+
+    space, joint = source.space(TEXT), []
+    there = [name for name in covered(source.bank, source.dataset) if name != TEXT]
+    names = there if asked is None else source.modalities(asked)
     for name in names:
         try:
             if source.space(name) == space:

@@ -341,3 +341,15 @@ def test_clips_that_share_no_label_cannot_find_each_other(tmp_path) -> None:
     four = clip_side(source, "rgb", "test").keep(np.arange(4))
     with pytest.raises(EvaluateError, match="no two of 4 rgb clips have one label"):
         search(four, four, "label", {}, False)
+
+
+def test_an_approximate_index_is_labelled(toy, capsys) -> None:
+    """And, visiting all of its one list here, finds what the flat one finds."""
+    options = {"by": "label", "query": "depth", "gallery": "depth"}
+    retrieve(str(toy[0].path), **options)
+    flat = capsys.readouterr().out.splitlines()[-4:]
+    retrieve(str(toy[0].path), **options, index="ivf-flat")
+    out = capsys.readouterr().out
+    assert "APPROXIMATE: by ivf-flat" in out
+    assert out.splitlines()[-4:-2] == flat[:-2]
+    assert metrics_of(toy[0], "evaluate retrieve")[0]["detail"]["index"] == "ivf-flat"
