@@ -176,8 +176,8 @@ class IvfFlatIndex(Structure):
         return f"IVF{self.options['lists']},Flat"
 
     def prepare(self, empty: Any) -> None:
-        """Centres of length one: the nearest by product are the nearest."""
-        empty.cp.spherical, empty.cp.niter = True, ITERATIONS
+        """How the centres are found."""
+        _plain_means(empty.cp)
 
     def parameters(self, chosen: Any, depth: int) -> Any:
         """See :class:`Structure`."""
@@ -211,8 +211,9 @@ class IvfPqIndex(Structure):
         return f"IVF{self.options['lists']},PQ{parts}x4fs"
 
     def prepare(self, empty: Any) -> None:
-        """Centres of length one: the nearest by product are the nearest."""
-        empty.cp.spherical, empty.cp.niter = True, ITERATIONS
+        """The same, and codes that may be learnt from few vectors."""
+        _plain_means(empty.cp)
+        empty.pq.cp.min_points_per_centroid = 1
 
     def parameters(self, chosen: Any, depth: int) -> Any:
         """See :class:`Structure`."""
@@ -261,6 +262,11 @@ def _lists(count: int) -> dict[str, int]:
     """Four times the root of the number of vectors, as FAISS's guidelines have it; each is to hold 39."""
     lists = max(1, min(int(4 * count**0.5), count // 39))
     return {"lists": lists, "probes": min(lists, max(8, lists // 128))}
+
+
+def _plain_means(clustering: Any) -> None:
+    """Centres of length one, so that the nearest by product are the nearest; few iterations, no warnings."""
+    clustering.spherical, clustering.niter, clustering.min_points_per_centroid = True, ITERATIONS, 1
 
 
 def _probing(chosen: Any, probes: int) -> Any:
