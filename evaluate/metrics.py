@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-RECALL_AT = (1, 5, 10)
+RECALL_AT = (1, 5, 10, 50)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN_RESULTS = 6  # per example in the report
 EXAMPLES = 6  # per direction
+CHUNK_VALUES = 8_000_000  # scores of which mAP is computed at a time
 MOST_RESCORED = 200_000_000  # scores of all queries with all items that are in memory at a time
 
 
@@ -118,7 +119,7 @@ def outcome(sources: Sequence[Source], searches: Sequence[Search], options: Opti
     """
     from evaluate.conventions import CONVENTIONS
     from evaluate.examples import examples
-    from evaluate.index import make_index
+    from evaluate.index import index_class, make_index
 
     one = searches[0]
     if any(each.queries.items != one.queries.items for each in searches):
@@ -140,6 +141,8 @@ def outcome(sources: Sequence[Source], searches: Sequence[Search], options: Opti
     chance = retrieval_metrics(one.chance())
     lost = max(0, (options.complete or 0) - len(one.queries))
     scores = _scores(ranks, chance, detail | ({"missing": lost} if lost else {}), lost)
+    if options.by == "label" and index_class(options.index).exact and options.rescore is None:
+        scores += _graded(searches, detail)
     by_convention = [CONVENTIONS[options.convention](each, RECALL_AT) for each in ranks]
     means = {name: float(np.mean([each[name] for each in by_convention])) for name in by_convention[0]}
     if options.convention != "expected":
@@ -177,6 +180,40 @@ def rank(search: Search, options: Options) -> Ranks:
     return first_relevant(scores, right & ~out, TOLERANCE)
 
 
+def graded(search: Search, collapsed: bool = False) -> dict[str, np.ndarray]:
+    """``mAP`` and ``nDCG`` of each query, (Q,) each, where many items are right; or a collapsed model's."""
+    from evaluate.graded import average_precision, ndcg
+    from evaluate.index import TOLERANCE
+
+    found: dict[str, list[np.ndarray]] = {"mAP": [], "nDCG": []}
+    step = max(1, CHUNK_VALUES // len(search.gallery))
+    for at in range(0, len(search.queries), step):
+        rows = np.arange(at, min(at + step, len(search.queries)))
+        scores = search.queries.vectors[rows] @ search.gallery.vectors.T
+        items = np.broadcast_to(np.arange(len(search.gallery)), scores.shape)
+        out = search.excluded(rows, items)
+        scores = np.where(out, -2.0, 0.0 if collapsed else scores)  # below any cosine: after the last
+        right = search.relevant(rows, items) & ~out
+        found["mAP"].append(average_precision(scores, right, TOLERANCE))
+        found["nDCG"].append(ndcg(scores, right, tolerance=TOLERANCE))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _graded(searches: Sequence[Search], detail: Mapping[str, Any]) -> "list[Score]":
+    """Averages over checkpoints, query by query."""
+    from evaluate.intervals import bootstrap_interval
+    from evaluate.records import Score
+
+    chance, all_found = graded(searches[0], collapsed=True), [graded(each) for each in searches]
+    scores = []
+    for name, one in chance.items():
+        values = np.stack([found[name] for found in all_found])
+        low, high = bootstrap_interval(values.mean(0), np.mean)
+        told = {**detail, "chance": float(one.mean()), "each": values.mean(1).tolist()}
+        scores.append(Score(name, float(values.mean()), values.shape[1], low, high, told))
+    return scores
+
+
 def _row(
     one: Search, values: "Mapping[str, Score]", chance: Mapping[str, float], lost: int
 ) -> dict[str, Any]:
@@ -185,6 +222,7 @@ def _row(
     row: dict[str, Any] = {"query": one.queries.modality, "gallery": one.gallery.modality}
     row |= {name: percent(values[name]) for name in (f"R@{k}" for k in RECALL_AT)}
     row |= {name: f"{values[name].value:.1f}" for name in ("MedR", "MeanR")}
+    row |= {name: percent(values[name]) for name in ("mAP", "nDCG") if name in values}
     row |= {"chance R@1": f"{chance['R@1'] * 100:.1f}", "n": len(one.queries) + lost, "of": len(one.gallery)}
     return row
 

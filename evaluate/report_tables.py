@@ -66,6 +66,7 @@ def latest(rows: Iterable[Row]) -> list[Row]:
 def source_tags(detail: Mapping[str, Any]) -> str:
     """Labels: raw or aligned, how many checkpoints, what supervised them, and what else must be known."""
     ways = [tag(f"transductive: {detail['transductive']}", warn=True)] if detail.get("transductive") else []
+    ways += [tag(f"index: {detail['index']}", warn=True)] if detail.get("index") else []
     ways += [tag(f"ties as {detail['convention']}")] if detail.get("convention") else []
     return " ".join([part for part in (_made_by(detail), *ways) if part])
 

@@ -36,7 +36,8 @@ def retrieve(
 ) -> int:
     """Rank the clips (or texts) of a part for each query, and say how high the first right one stands.
 
-    Prints and records R@1/5/10, MedR and MeanR with fair ties, for every direction between the modalities.
+    Prints and records R@1/5/10/50, MedR and MeanR (with --by label also mAP and nDCG) with fair ties, for
+    every direction between the modalities.
 
     Args:
         bank: The bank's directory.

@@ -189,9 +189,8 @@ def joint_modalities(source: Source, asked: str | None) -> list[str]:
     Raises:
         EvaluateError: If one that was asked for does not.
     """
-    from store.select import AmbiguousError
-
     from align.recipe import covered
+    from store.select import AmbiguousError
 
     space, joint = source.space(TEXT), []
     there = [name for name in covered(source.bank, source.dataset) if name != TEXT]
