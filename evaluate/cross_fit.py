@@ -53,12 +53,18 @@ class Space:
 
 
 def probe(space: Space) -> Candidates:
-    """A linear classifier a modality, at all strengths."""
+    """A linear classifier a modality, at all strengths.
+
+    Raises:
+        EvaluateError: If no clip that teaches has one of the modalities.
+    """
     from evaluate.logistic import CHOOSING, STRENGTHS, fit_path
 
     found = {}
     for place, (name, vectors) in enumerate(space.learn.vectors.items()):
         rows = space.learn.present[:, place]
+        if not rows.any():
+            raise EvaluateError(f"fuse: --cross-fit: only clips to be left out have {name}; use fewer folds")
         labels = space.learn.labels[rows]
         weights = clip_weights(labels, space.classes, space.balanced)
         models = fit_path(vectors[rows], labels, STRENGTHS, gap=CHOOSING, weights=weights)
@@ -115,6 +121,8 @@ def cross_fitted(source: Source, modalities: Sequence[str], plan: "Plan") -> tup
         )
     groups = groups_of(whole.train)
     folds = group_folds(whole.train.labels, groups, plan.seed, most=plan.cross_fit)
+    _same_clips(whole.train, bare.train)
+    _same_clips(whole.test, bare.test)
     gathered = Gathered(len(source.label_names), whole.train, plan)
     for fold in np.unique(folds):
         rest, rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
@@ -123,6 +131,7 @@ def cross_fitted(source: Source, modalities: Sequence[str], plan: "Plan") -> tup
         print(f"cross-fit {fold + 1} of {folds.max() + 1}: {told}", file=sys.stderr)
         own = replace(source, alignment=realigned(source, column, values))
         inside = part_of(own, modalities, plan.train_part)
+        _same_clips(whole.train, inside)
         spaces = {True: (own, inside), False: (raw, bare.train)}
         gathered.add(
             {on: (one, clips.take(rest), clips.take(rows)) for on, (one, clips) in spaces.items()}, rows
@@ -275,6 +284,15 @@ def recipe(alignment: "Alignment") -> "AlignConfig":
     text = replace(config.text, source=record["text_source"]) if record["text_source"] else config.text
     place = {"dataset": record["dataset"], "protocol": record["protocol"] or "none"}
     return replace(config, modalities=modalities, text=text, **place)
+
+
+def _same_clips(one: Joined, other: Joined) -> None:
+    """Rows must mean the same clips: something may be extracting meanwhile."""
+    if not np.array_equal(one.items, other.items) or not np.array_equal(one.present, other.present):
+        raise EvaluateError(
+            f"fuse: --cross-fit: {len(one)} and then {len(other)} clips, or other modalities of them; try "
+            "again when nothing is being extracted"
+        )
 
 
 def _evidence(clips: Joined, found: Mapping[str, Sequence[np.ndarray]]) -> Joined:

@@ -147,13 +147,10 @@ class Plan:
             )
         if self.cross_fit and source.alignment is None:
             raise EvaluateError("fuse: --cross-fit needs --checkpoint: raw features were not trained")
-        for option, given, known in (
-            ("--evidence", self.evidence, EVIDENCE),
-            ("--against", rivals, RIVALS),
-        ):
-            for name in given:
-                if name not in known:
-                    raise UnknownNameError(option, option.strip("-"), name, sorted(known))
+        asked = [("--evidence", "evidence", name, EVIDENCE) for name in self.evidence]
+        for option, kind, name, known in [*asked, *(("--against", "rival", one, RIVALS) for one in rivals)]:
+            if name not in known:
+                raise UnknownNameError(option, kind, name, sorted(known))
         if not self.cross_fit and set(self.evidence) - {TEXTS_ALONE}:
             raise EvaluateError(
                 f"fuse: --evidence {','.join(self.evidence)} needs --cross-fit 5; accepted without: texts"

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -29,7 +29,7 @@ class Joined:
             classes, by one expert a modality or by several side by side (D = experts x C).
         fresh: Whether the vectors come from heads that never saw these clips. On the others' training clips
             the vectors are better than they will be on new clips, so weights learnt on them mislead.
-        features: What the vectors are, for people.
+        features: Modality -> what its vectors are, for people.
     """
 
     items: np.ndarray
@@ -39,7 +39,7 @@ class Joined:
     present: np.ndarray
     kind: Kind = "features"
     fresh: bool = True
-    features: str = ""
+    features: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -126,7 +126,7 @@ def join(parts: Sequence[Clips], kind: Kind = "features", fresh: bool = True) ->
         labels[rows], subjects[rows], present[rows, place] = one.labels, one.subjects, True
         vectors[one.modality] = np.zeros((len(items), one.vectors.shape[1]), np.float32)
         vectors[one.modality][rows] = one.vectors
-    features = "; ".join(f"{one.modality}: {one.features}" for one in parts)
+    features = {one.modality: one.features for one in parts}
     return Joined(items.astype(object), labels, subjects, vectors, present, kind, fresh, features)
 
 

@@ -57,7 +57,7 @@ class CMVRA:
 
     Adam, rate halved after each 0.4 of the epochs, clips in one order in all epochs. Ours differs in what it
     keeps: the last weights (the original's best on 2 % of the training clips, which were the training clips'
-    own subjects).
+    own subjects). Its embeddings are not normalised, a checkpoint's of ours are unit rows.
 
     Args:
         epochs: Passes over the clips.

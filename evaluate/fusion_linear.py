@@ -39,11 +39,13 @@ class Late:
         self.experts: Experts | None = None
         self.held: Joined | None = None
         self.classes, self.balanced = 0, False
+        self.modalities: tuple[str, ...] = ()
         self.known: dict[tuple[bool, ...], np.ndarray] = {}
 
     def fit(self, train: Joined, classes: int, seed: int = 0, balanced: bool = False) -> None:
         """See :class:`evaluate.fusion.Fusion`."""
-        self.classes, self.balanced, self.known = classes, balanced, {}
+        self.classes, self.balanced = classes, balanced
+        self.modalities, self.known = train.modalities, {}
         learn = self.weights == LEARNT or (self.weights == AUTO and train.fresh)
         if train.kind == "log-probabilities":
             self.experts, self.held = None, train if learn else None
@@ -61,12 +63,16 @@ class Late:
         return found
 
     def told(self) -> str:
-        """L2 strengths, and the weights of the combinations that were asked for so far."""
+        """L2 strengths, and the weights of the combinations that scores were asked for so far."""
         strengths = "" if self.experts is None else self.experts.told()
-        each = (
-            " ".join(f"{weight:.2g}" for weight in weights[weights > 0]) for weights in self.known.values()
-        )
-        return "; ".join(part for part in (strengths, f"weights {' | '.join(each)}") if part)
+        each = " | ".join(self._weights_told(weights) for key, weights in self.known.items() if sum(key) > 1)
+        return "; ".join(part for part in (strengths, f"weights {each}" if each else "") if part)
+
+    def _weights_told(self, weights: np.ndarray) -> str:
+        """``skeleton 1.2 inertial 0.8``; of several experts a modality ``skeleton 1.2/0.3``."""
+        own = weights.reshape(len(self.modalities), -1)
+        used = [(name, part) for name, part in zip(self.modalities, own, strict=True) if part.any()]
+        return " ".join(f"{name} {'/'.join(f'{one:.2g}' for one in part)}" for name, part in used)
 
     def _weights(self, pattern: np.ndarray, clips: Joined) -> np.ndarray:
         """(K,) weights of all experts for clips that have these modalities; 0 for the others'."""

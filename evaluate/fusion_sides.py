@@ -55,9 +55,19 @@ def saw(source: Source, clips: Joined) -> bool:
 
 
 def raw_source(source: Source, modalities: Sequence[str]) -> Source:
-    """The same feature sets and fields, without the checkpoint."""
+    """The same feature sets and fields, without the checkpoint.
+
+    Raises:
+        EvaluateError: If a modality has its name from the checkpoint's recipe alone.
+    """
     if source.alignment is None:
         return source
+    for name in modalities:
+        if source.media(name) != name:
+            raise EvaluateError(
+                f"fuse: {name} is the recipe's name for {source.media(name)}; without the checkpoint there are "
+                "no such features, so choose other --modalities, or leave --against and --cross-fit out"
+            )
     read = {name: source.selection(name) for name in modalities}
     encoders = {name: one.feature_set for name, one in read.items()}
     names = {name: one.field.name for name, one in read.items()}

@@ -87,7 +87,9 @@ class Task:
             for number in range(self.plan.seeds if make_fusion(method, options).seeded else 1)
         ]
         tests = [sides.test for sides in self.sides for _ in range(len(fitted) // len(self.sides))]
-        made = [self._outcome(method, names, fitted, tests) for names in subsets(self.modalities)]
+        decided = fitted[0].told()  # asked for scores, late fusion has more to tell
+        label = {"fusion": self.plan.label(method), "fitted": decided}
+        made = [self._outcome(method, names, fitted, tests, label) for names in subsets(self.modalities)]
         print(f"{method}: {fitted[0].told()}", file=sys.stderr)
         return made
 
@@ -107,7 +109,12 @@ class Task:
         return fusion
 
     def _outcome(
-        self, method: str, names: Sequence[str], fitted: Sequence[Fusion], tests: Sequence[Joined]
+        self,
+        method: str,
+        names: Sequence[str],
+        fitted: Sequence[Fusion],
+        tests: Sequence[Joined],
+        label: Mapping[str, str],
     ) -> Outcome:
         """One subset over all checkpoints and seeds, with the differences to the rivals."""
         clips = [test.only(names) for test in tests]
@@ -117,12 +124,11 @@ class Task:
         shown = {"method": method, "present": BESIDE.join(names)}
         detail = {
             "modality": shown["present"],
-            "fusion": self.plan.label(method),
+            **label,
             **provenance(self.sources),
-            "features": first.features,
+            "features": "; ".join(first.features[name] for name in names),
             "chance": 1 / len(np.unique(self.sides[0].train.labels)),
             "incomplete": lacking,
-            "fitted": fitted[0].told(),
         }
         made = outcome(found, self.sources[0].label_names, detail, shown)
         own = Hits(first.items, np.stack([one.top_1 for one in found]))

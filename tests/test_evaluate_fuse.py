@@ -256,7 +256,7 @@ def test_the_training_part_of_a_checkpoint_cannot_be_scored(toy) -> None:
         ({"cross_fit": 1}, "--cross-fit 1; accepted"),
         ({"seeds": 0}, "--seeds 0"),
         ({"evidence": "probes"}, r"--evidence: no evidence named 'probes' \(did you mean 'probe'\?\)"),
-        ({"against": "raw"}, "--against: no against named 'raw'.*there are: raw-best, raw-concat, raw-late"),
+        ({"against": "raw"}, "--against: no rival named 'raw'.*there are: raw-best, raw-concat, raw-late"),
         ({"modalities": "depth"}, "fuse: depth alone; fusion takes two modalities or more"),
         ({"modalities": "depth,rgb"}, "no rgb features of toy; python -m extract"),
         ({"protocol": "none"}, "fuse needs a protocol with parts"),

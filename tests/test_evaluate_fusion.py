@@ -86,7 +86,7 @@ def test_clips_are_joined_by_their_ids_not_by_their_place() -> None:
     assert joined.present.tolist() == [[True, False], [True, True], [False, True]]
     assert joined.vectors["a"].tolist() == [[1, 1], [2, 2], [0, 0]]
     assert joined.vectors["rgb+depth"].tolist() == [[0], [20], [30]]
-    assert joined.features == "a: a made; rgb+depth: rgb+depth made"
+    assert joined.features == {"a": "a made", "rgb+depth": "rgb+depth made"}
 
 
 def test_only_hides_the_others_and_drops_clips_that_have_nothing_left() -> None:
@@ -264,7 +264,11 @@ def test_learnt_weights_distrust_noise_and_differ_by_what_a_clip_has() -> None:
     train, test = made(), made(40, seed=1)
     fusion = Late("learnt")
     fusion.fit(train, 4)
+    assert fusion.told().startswith("L2 a ")
+    assert "weights" not in fusion.told()
     fusion.scores(test)
+    a, b = fusion.known[True, True, False][:2]
+    assert f"weights a {a:.2g} b {b:.2g}" in fusion.told().replace(" | ", "; weights ")
     patterns = {tuple(one.tolist()) for one, _ in test.patterns()}
     assert set(fusion.known) == patterns
     whole = fusion.known[True, True, True]
