@@ -60,7 +60,8 @@ def fuse(
         cross_fit: Embeddings of a checkpoint's own training clips are better than those of new clips will be,
             so that what fusion learns on them misleads. With K > 1 the alignment is trained K times more,
             each time without some of the subjects (or clips), and fusion learns on the class scores of the
-            clips left out. 0: not; late fusion with a checkpoint then has equal weights.
+            clips left out. 0: not; late fusion with a checkpoint then has equal weights, as it has where
+            there are not two training subjects to hold one out.
         evidence: Class scores to fuse instead of vectors: `texts`, cosines to the classes' texts, which need
             no classifier (where text was aligned, or raw features and texts share a space). With --cross-fit
             also, with commas, probe (a linear classifier of the embeddings; what None stands for there) and

@@ -65,8 +65,8 @@ def raw_source(source: Source, modalities: Sequence[str]) -> Source:
     for name in modalities:
         if source.media(name) != name:
             raise EvaluateError(
-                f"fuse: {name} is the recipe's name for {source.media(name)}; without the checkpoint there are "
-                "no such features, so choose other --modalities, or leave --against and --cross-fit out"
+                f"fuse: {name} is the recipe's name for {source.media(name)}; without the checkpoint there "
+                "are no such features: choose other --modalities, or leave --against and --cross-fit out"
             )
     read = {name: source.selection(name) for name in modalities}
     encoders = {name: one.feature_set for name, one in read.items()}

@@ -277,8 +277,13 @@ def test_learnt_weights_distrust_noise_and_differ_by_what_a_clip_has() -> None:
     np.testing.assert_allclose(fusion.known[False, True, False], [0, 1, 0])
 
 
-def test_nothing_is_learnt_about_weights_on_clips_that_the_heads_saw() -> None:
-    train = replace(made(60), fresh=False)
+@pytest.mark.parametrize("lesson", ["heads saw the clips", "one subject"])
+def test_nothing_is_learnt_about_weights_where_it_would_mislead(lesson) -> None:
+    train = made(60)
+    if lesson == "one subject":
+        train = replace(train, subjects=np.array(["P1"] * 60, object))
+    else:
+        train = replace(train, fresh=False)
     fusion = Late()
     fusion.fit(train, 4)
     fusion.scores(train)
