@@ -24,6 +24,7 @@ demo: $(STAMP)   ## The main job; ends with demo/report.html. Run again, it enco
 	$(PY) -m align --config configs/align/demo.yaml --bank demo/bank
 	$(PY) -m evaluate probe --dataset synthetic --bank demo/bank
 	$(PY) -m evaluate probe --dataset synthetic --bank demo/bank --checkpoint latest
+	$(PY) -m evaluate fuse --dataset synthetic --bank demo/bank --checkpoint latest --against raw-late
 	$(PY) -m evaluate retrieve --dataset synthetic --bank demo/bank --checkpoint latest
 	$(PY) -m evaluate zero-shot --dataset synthetic --bank demo/bank --checkpoint latest
 	$(PY) -m evaluate search "somebody takes a seat" --dataset synthetic --bank demo/bank --checkpoint latest

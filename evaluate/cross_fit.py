@@ -113,17 +113,17 @@ def cross_fitted(source: Source, modalities: Sequence[str], plan: "Plan") -> tup
     from evaluate.logistic import group_folds
 
     began = time.monotonic()
-    raw, parts = raw_source(source, modalities), (plan.train_part, plan.part)
-    bare, whole = sides_of(raw, modalities, *parts), sides_of(source, modalities, *parts)
+    whole = sides_of(source, modalities, plan.train_part, plan.part)
     if not saw(source, whole.train):
         raise EvaluateError(
             f"fuse: --cross-fit: {source.name} saw none of these training clips; leave --cross-fit out"
         )
     groups = groups_of(whole.train)
     folds = group_folds(whole.train.labels, groups, plan.seed, most=plan.cross_fit)
-    _same_clips(whole.train, bare.train)
-    _same_clips(whole.test, bare.test)
     gathered = Gathered(len(source.label_names), whole.train, plan)
+    sides = {True: (source, whole.train, whole.test)}
+    if not all(EVIDENCE[name][1] for name in gathered.evidence):
+        sides[False] = _raw(source, whole, plan)
     for fold in np.unique(folds):
         rest, rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         column, values = left_out(whole.train, groups, rows)
@@ -132,15 +132,21 @@ def cross_fitted(source: Source, modalities: Sequence[str], plan: "Plan") -> tup
         own = replace(source, alignment=realigned(source, column, values))
         inside = part_of(own, modalities, plan.train_part)
         _same_clips(whole.train, inside)
-        spaces = {True: (own, inside), False: (raw, bare.train)}
-        gathered.add(
-            {on: (one, clips.take(rest), clips.take(rows)) for on, (one, clips) in spaces.items()}, rows
-        )
-    sides = {True: (source, whole.train, whole.test), False: (raw, bare.train, bare.test)}
+        spaces = {**sides, True: (own, inside, inside)}
+        gathered.add({on: (one, a.take(rest), a.take(rows)) for on, (one, a, _) in spaces.items()}, rows)
     train, test = gathered.chosen(sides)
     took = f"{folds.max() + 1} alignments, {time.monotonic() - began:.0f} s"
     print(f"cross-fit: {gathered.told()}; {took}", file=sys.stderr)
     return train, test
+
+
+def _raw(source: Source, whole: Sides, plan: "Plan") -> tuple[Source, Joined, Joined]:
+    """The same clips' raw features."""
+    raw = raw_source(source, whole.train.modalities)
+    bare = sides_of(raw, whole.train.modalities, plan.train_part, plan.part)
+    _same_clips(whole.train, bare.train)
+    _same_clips(whole.test, bare.test)
+    return raw, bare.train, bare.test
 
 
 def by_texts(source: Source, sides: Sides) -> Sides:

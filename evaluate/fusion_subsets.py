@@ -86,6 +86,8 @@ class Task:
             for sides in self.sides
             for number in range(self.plan.seeds if make_fusion(method, options).seeded else 1)
         ]
+        if not self.sides[0].train.fresh and (method != "late" or options.get("weights") == "learnt"):
+            print(f"{method}: {OVERFIT}", file=sys.stderr)
         tests = [sides.test for sides in self.sides for _ in range(len(fitted) // len(self.sides))]
         decided = fitted[0].told()  # asked for scores, late fusion has more to tell
         label = {"fusion": self.plan.label(method), "fitted": decided}
@@ -104,8 +106,6 @@ class Task:
     def _fitted(self, method: str, options: Mapping[str, Any], train: Joined, seed: int) -> Fusion:
         fusion = make_fusion(method, options)
         fusion.fit(train, self.classes, seed, self.plan.balanced)
-        if not train.fresh:
-            print(f"{method}: {OVERFIT}", file=sys.stderr)
         return fusion
 
     def _outcome(

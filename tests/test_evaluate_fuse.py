@@ -7,6 +7,7 @@ import pytest
 from align_bank import Toy, make_bank
 from evaluate_bank import aligned_bank, metrics_of, trained
 
+from align.config import ModalityConfig
 from evaluate.classification import Outcome
 from evaluate.cross_fit import cross_fitted, realigned, recipe
 from evaluate.fuse import Plan, fuse
@@ -178,6 +179,17 @@ def test_cross_fitting_leaves_whole_subjects_out(toy, monkeypatch, capsys) -> No
     assert (
         (guesses == train.labels[:, None]).mean(axis=0) > 0.6
     ).all()  # chance 0.25: each is honest, and good
+
+
+def test_a_name_of_the_recipe_can_be_fused_but_has_no_raw_features(toy) -> None:
+    bank, _ = toy
+    named = {"body": ModalityConfig(modality="skeleton"), "inertial": None}
+    checkpoint = trained(bank, modalities=named)
+    source = sources(bank, checkpoint)[0]
+    assert recipe(source.alignment).modalities["body"].modality == "skeleton"
+    assert accuracies(Task([source], None, Plan()).outcomes("mean", {}))["inertial + body"] > 0.6
+    with pytest.raises(EvaluateError, match="body is the recipe's name for skeleton; without the checkpoint"):
+        raw_source(source, ["body", "inertial"])
 
 
 @pytest.mark.slow
