@@ -12,10 +12,14 @@ not change under rotation, so the optimum is the same and a pass costs n * n ins
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from store.errors import FrameBankError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STRENGTHS = tuple(10.0**power for power in range(0, -7, -1))  # strong to weak: each warm-starts the next
 MAX_FOLDS = 5
@@ -23,6 +27,7 @@ MAX_FOLDS = 5
 # the rest of the way costs nothing); while comparing strengths.
 GAP, SMALL_GAP, CHOOSING = 1e-4, 1e-8, 1e-3
 ROTATE_BELOW_ROWS = 6000  # an eigendecomposition of more rows costs more than it saves
+BLOCK_ROWS = 4096  # that are converted to float64 at once
 TIE = 1e-5  # class scores this close count as equal (float32 rounding of a collapsed model's scores)
 
 
@@ -107,7 +112,7 @@ def fit_path(
     classes, targets = checked(features, labels)
     if min(strengths) <= 0:
         raise ProbeError(f"probe: L2 strength {min(strengths):g}; an optimum is certain only above 0")
-    rows, mean, scale = _standardised(features, weights, spread)
+    rows, mean, scale = standardised(features, weights, spread)
     reduced, basis = _rotated(rows)
     if gap is None:
         gap = SMALL_GAP if reduced.size <= FLOAT64_BELOW_VALUES else GAP
@@ -211,21 +216,39 @@ def checked(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
     return classes, targets
 
 
-def _standardised(
-    features: np.ndarray, weights: np.ndarray | None, spread: np.ndarray | None
+def standardised(
+    features: np.ndarray, weights: np.ndarray | None = None, spread: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n, D) -> rows (n, D), mean (D,) and scale (D,), all float32.
 
     With weights the mean is theirs, which the free bias makes up for: the solver wants it.
     """
-    deviation = features.std(axis=0, dtype=np.float64)
-    mean = np.average(features.astype(np.float64), axis=0, weights=weights).astype(np.float32)
+    import torch
+
+    x = torch.from_numpy(np.ascontiguousarray(features, np.float32))
+    mean, deviation = _moments(x, np.ones(len(x)))
+    if weights is not None:
+        mean = _moments(x, weights)[0]
     # A constant feature says nothing; rounding leaves its deviation at about eps * |mean|, not at 0.
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
     root = np.sqrt(features.shape[1] if spread is None else spread)
     scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation) / root)
-    scale = scale.astype(np.float32)
-    return (features.astype(np.float32) - mean) * scale, mean, scale
+    mean, scale = mean.astype(np.float32), scale.astype(np.float32)
+    rows = torch.sub(x, torch.from_numpy(mean)).mul_(torch.from_numpy(scale))
+    return rows.numpy(), mean, scale
+
+
+def _moments(x: "Tensor", weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean and deviation (D,) in float64, by one reading of (n, D) values."""
+    import torch
+
+    shares = torch.from_numpy(np.asarray(weights, np.float64) / np.sum(weights))
+    first, second = (torch.zeros(x.shape[1], dtype=torch.float64) for _ in range(2))
+    for share, block in zip(shares.split(BLOCK_ROWS), x.split(BLOCK_ROWS), strict=True):
+        values = block.double()
+        first += share @ values
+        second += share @ values.square_()
+    return first.numpy(), (second - first.square()).clamp_min(0).sqrt().numpy()
 
 
 def _rotated(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -79,6 +79,7 @@ def solve_path(
     gap: float,
     device: str = "cpu",
     weights: np.ndarray | None = None,
+    double: bool | None = None,
 ) -> list[Solution]:
     """The optima at several strengths s > 0, each found from the one before.
 
@@ -91,8 +92,10 @@ def solve_path(
             ITERATIONS the solution says what it has.
         device: Where to solve.
         weights: (n,) > 0 of the rows in the mean cross-entropy; None: equal.
+        double: In float64; None: if the rows are few.
     """
-    problem = _Problem(rows, targets, classes, device, weights)
+    double = rows.size <= FLOAT64_BELOW_VALUES if double is None else double
+    problem = _Problem(rows, targets, classes, device, weights, double)
     point, found = problem.start(), []
     for strength in strengths:
         point, reached, passes = problem.solve(point, strength, gap)
@@ -112,14 +115,19 @@ def native_bfloat16(device: str) -> bool:
 
 class _Problem:
     def __init__(
-        self, rows: np.ndarray, targets: np.ndarray, classes: int, device: str, weights: np.ndarray | None
+        self,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        classes: int,
+        device: str,
+        weights: np.ndarray | None,
+        double: bool,
     ):
         import torch
 
-        small = rows.size <= FLOAT64_BELOW_VALUES
-        self.x = torch.as_tensor(rows, device=device).to(torch.float64 if small else torch.float32)
-        self.settled_at = SETTLED[small]
-        self.quick = self.x.bfloat16() if not small and native_bfloat16(device) else None
+        self.x = torch.as_tensor(rows, device=device).to(torch.float64 if double else torch.float32)
+        self.settled_at = SETTLED[double]
+        self.quick = self.x.bfloat16() if not double and native_bfloat16(device) else None
         self.y = torch.as_tensor(targets, device=device)[:, None]
         self.n, self.width = self.x.shape
         lengths = torch.linalg.vector_norm(self.x, dim=1).square()
