@@ -32,9 +32,10 @@ FLOAT64_BELOW_VALUES = 2_000_000  # 16 MB: where a pass takes milliseconds, prec
 ITERATIONS = 300
 SAMPLE_ROWS = 8192  # for the guess of the Hessian
 FLATTEST = 1e-3  # class curvature, relative to the largest, below which the guess does not trust it
+QUICK = 0.7  # of the goal at which bfloat16 hands over: what float32 then finds is a little more
 SETTLING = 10  # Newton steps of the bias
 SETTLED = {True: 1e-10, False: 1e-6}  # float64, float32: share of a class by which p's mean may be off
-SEARCH, SLOPE_LEFT = 12, 0.3  # evaluations of a line search; share of the slope that may be left
+SEARCH, SLOPE_LEFT = 12, 0.1  # evaluations of a line search; share of the slope that may be left
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ class _Problem:
         gradient = self.gradient(point, strength, quick)
         memory = Memory()
         for _ in range(ITERATIONS):
-            if self.gap(point, gradient, strength, certain=False) <= goal:
+            near = QUICK * goal if quick else goal
+            if self.gap(point, gradient, strength, certain=False) <= near:
                 if quick:  # so it seems in bfloat16
                     passes += 0.5
                     point = self.at(point.parameters, self.logits(point.parameters, False))
