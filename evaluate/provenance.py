@@ -16,7 +16,7 @@ LABELS = "labels"
 IDENTITY = (
     "modality", "pair", "fusion", "classifiers", "features", "aligned_on", "part", "among", "neighbours",
     "learn_from", "learn_dataset", "shots", "epochs", "balanced", "query", "gallery", "by", "prompt_set",
-    "classes", "transductive", "index", "convention", "missing", "of", "over",
+    "classes", "transductive", "index", "average", "convention", "missing", "of", "over",
 )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ class Options:
     complete: int | None = None
     convention: str = "expected"
     rescore: str | None = None
+    average: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,8 @@ def outcome(sources: Sequence[Source], searches: Sequence[Search], options: Opti
         "unanswered": one.unanswered,
         **provenance(sources),
     }
+    if options.average:
+        detail["average"] = options.average
     if options.index != "flat":
         detail["index"] = options.index
     if options.rescore:

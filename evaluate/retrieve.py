@@ -33,6 +33,7 @@ def retrieve(
     missing: Literal["leave-out", "miss"] = "leave-out",
     convention: Literal["expected", "multi-sk", "optimistic", "clip-vip", "avlnet"] = "expected",
     rescore: Literal["dual-softmax", "inverted-softmax"] | None = None,
+    average: str | None = None,
 ) -> int:
     """Rank the clips (or texts) of a part for each query, and say how high the first right one stands.
 
@@ -61,10 +62,12 @@ def retrieve(
             benchmarks with lost videos do (MSR-VTT: 968 of 1,000 clips have sound). For `--by clip`.
         convention: How another codebase counts ties, beside ours (the expectation over their orders).
         rescore: TRANSDUCTIVE: scores made anew out of all queries' scores; labelled so wherever it shows.
+        average: Clips with the same value of this column or attribute (`video`) count as one, their mean.
     """
     asked = resolved(**locals())
     from evaluate.ranking import Options, outcome, search
     from evaluate.records import EXAMPLES_FILE, print_saved, print_table, write_file
+    from evaluate.videos import averaged, captions_of, videos_of
 
     if missing == "miss" and by != "clip":
         raise EvaluateError(
@@ -77,6 +80,13 @@ def retrieve(
         load_sides(source, query, gallery, by, part, prompt_set, caption_source) for source in sources
     ]
     captions = first.captions(clip_items(galleries[0]), part, caption_source) if by == "clip" else {}
+    videos = videos_of(first, average) if average else None
+    if videos is not None:
+        captions = captions_of(captions, videos)
+        galleries = [
+            {name: side if name == TEXT else averaged(side, videos) for name, side in sides.items()}
+            for sides in galleries
+        ]
     pairs = directions(first, galleries[0], query, gallery, by)
     rows, examples, others = [], [], []
     with first.bank.record_run("evaluate retrieve", asked) as run:
@@ -85,8 +95,10 @@ def retrieve(
             searches = [
                 search(sides[one], sides[other], by, captions, other_clips_only) for sides in galleries
             ]
-            complete = complete_queries(first, one, part, caption_source) if missing == "miss" else None
-            found = outcome(sources, searches, Options(by, index, complete, convention, rescore))
+            complete = None
+            if missing == "miss":
+                complete = complete_queries(first, one, part, caption_source, videos)
+            found = outcome(sources, searches, Options(by, index, complete, convention, rescore, average))
             for score in found.scores:
                 score.record(run, "retrieve")
             rows.append(found.row)
@@ -145,11 +157,17 @@ def all_clips(source: Source, part: str) -> list[str]:
     return part_clips(source, part).column("clip_id").to_pylist()
 
 
-def complete_queries(source: Source, modality: str, part: str, caption_source: str | None = None) -> int:
-    """How many queries a modality would have if no clip of the part were lost."""
+def complete_queries(
+    source: Source,
+    modality: str,
+    part: str,
+    caption_source: str | None = None,
+    videos: Mapping[str, str] | None = None,
+) -> int:
+    """How many queries a modality would have if no clip (or video, of clips averaged) were lost."""
     clips = all_clips(source, part)
     if modality != TEXT:
-        return len(clips)
+        return len({videos[clip] for clip in clips}) if videos else len(clips)
     return len(
         {text for several in source.captions(clips, part, caption_source).values() for text in several}
     )

@@ -110,13 +110,13 @@ def best(
     wanted = None if where is None else fitting_clips(source.bank, source.dataset, where)
     ranked = shelf.best(top, wanted, own)
     if not ranked:
-        raise EvaluateError(f"search: no clip that fits {where!r} has {', '.join(shelf.modalities)} features")
+        which = f"clip that fits {where!r}" if where else "other clip"
+        raise EvaluateError(f"search: no {which} has {', '.join(shelf.modalities)} features")
     clips = [clip for clip, _, _ in ranked]
     moments = best_moments(source, shelf.modalities, clips, shelf.query) if frames else {}
-    query = "SELECT clip_id, label_name FROM clips WHERE dataset = ?"
-    known = {
-        row["clip_id"]: row["label_name"] for row in source.bank.sql(query, [source.dataset]).to_pylist()
-    }
+    query = "SELECT clip_id, label_name FROM clips WHERE dataset = ? AND list_contains(?, clip_id)"
+    rows = source.bank.sql(query, [source.dataset, clips]).to_pylist()
+    known = {row["clip_id"]: row["label_name"] for row in rows}
     pictured = pictured_modalities(source.bank, source.dataset)
     found: list[dict[str, Any]] = []
     for clip, score, text in ranked:

@@ -15,8 +15,6 @@ from evaluate.saved import SavedIndex, SavedIndexError, saved_indexes
 from evaluate.source import EvaluateError, Source
 from store.tables import TEXT, text_id
 
-FIRST_DEPTH = 64  # rows asked for at first, per clip wanted, where a clip has several
-
 
 @dataclass(frozen=True)
 class Shelf:
@@ -47,9 +45,9 @@ class Shelf:
         allowed = None if wanted is None else allowed_rows(self.items, self._wanted(wanted))
         most = len(self.items) if allowed is None else len(allowed)
         depth = top + (own is not None)
-        while True:
+        while most:
             depth = min(depth, most)
-            scores, rows = self.index.search(self.query[None], max(1, depth), allowed)
+            scores, rows = self.index.search(self.query[None], depth, allowed)
             found: dict[str, tuple[str, float, str]] = {}
             for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True):
                 item = self.items[row] if row >= 0 else ""
@@ -59,14 +57,7 @@ class Shelf:
             if len(found) >= top or depth >= most:
                 return list(found.values())[:top]
             depth *= 4  # several texts of one clip
-
-    def vector(self, clip: str) -> np.ndarray:
-        """(E,) of an item.
-
-        Raises:
-            ValueError: If it is not there.
-        """
-        return np.asarray(self.index.vectors[list(self.items).index(clip)])
+        return []
 
     def _clips(self, item: str) -> Sequence[str]:
         return [item] if self.owners is None else self.owners.get(item, [])

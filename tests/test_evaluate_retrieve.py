@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from evaluate_bank import aligned_bank, joint_bank, metrics_of, trained
 
@@ -375,3 +376,31 @@ def test_many_right_answers_are_scored_by_precision_and_gain(toy, capsys) -> Non
     assert 0.2 < found["retrieve/mAP"]["detail"]["chance"] < 0.35
     assert 0.9 < found["retrieve/nDCG"]["value"] < 1
     assert found["retrieve/R@50"]["value"] == 1
+
+
+def test_clips_of_one_video_are_averaged(tmp_path, capsys) -> None:
+    """Twenty videos of two clips each; c38 and c39 are of none. Naive: means by a loop."""
+    bank = joint_bank(tmp_path / "bank")
+    clips = bank.sql("SELECT clip_id, label, label_name FROM clips")
+    names = clips["clip_id"].to_pylist()
+    video = {name: f"v{int(name[1:]) // 2}" for name in names[:38]} | {name: name for name in names[38:]}
+    attributes = [json.dumps({"video": video[name]} if name < "c38" else {}) for name in names]
+    texts = dict(zip(names, clips["label_name"].to_pylist(), strict=True))
+    captions = pa.table({"clip_id": names, "text": list(texts.values())})
+    bank.register("joint", clips=clips.append_column("attributes", pa.array(attributes)), captions=captions)
+    retrieve(str(bank.path), query="rgb", gallery="text", average="video")
+    (source,) = open_sources(bank.path, None, None, None, part=None)
+    side = clip_side(source, "rgb", "test")
+    ids = sorted(set(video.values()))
+    means = unit(np.stack([
+        np.mean([side.vectors[row] for row, item in enumerate(side.items) if video[item] == one], axis=0)
+        for one in ids
+    ]))  # fmt: skip
+    words = sorted(set(texts.values()))
+    told = {(video[name], texts[name]) for name in names}
+    right = np.array([[(one, word) in told for word in words] for one in ids])
+    naive = first_relevant(means @ unit(source.texts(words)).T, right, 1e-6)
+    assert recorded(bank, "rgb", "text") == pytest.approx(retrieval_metrics(naive))
+    assert metrics_of(bank, "evaluate retrieve")[0]["n"] == 21
+    with pytest.raises(EvaluateError, match=r"--average film: no clip of joint has it; .*video"):
+        retrieve(str(bank.path), query="rgb", gallery="text", average="film")

@@ -230,6 +230,13 @@ def test_a_condition_that_leaves_nothing_or_is_no_sql_is_an_error(toy, where, me
     assert toy[0].sql("SELECT count(*) AS n FROM clips")["n"][0].as_py() == 96
 
 
+def test_clips_that_fit_but_lack_the_modality_are_told(toy) -> None:
+    """Every fifth clip has no depth."""
+    where = "clip_id = 'toy clip/0005'"
+    with pytest.raises(EvaluateError, match="no clip that fits .* has depth features"):
+        search("kick", str(toy[0].path), checkpoint=toy[1], modalities="depth", where=where)
+
+
 def test_frames_tell_the_moment(tmp_path, capsys) -> None:
     """A clip of ten frames at 2 Hz that shows class 1 (kick) in frames 6 to 8, else class 0."""
     bank = joint_bank(tmp_path / "bank")
