@@ -233,7 +233,7 @@ def test_a_condition_that_leaves_nothing_or_is_no_sql_is_an_error(toy, where, me
 def test_clips_that_fit_but_lack_the_modality_are_told(toy) -> None:
     """Every fifth clip has no depth."""
     where = "clip_id = 'toy clip/0005'"
-    with pytest.raises(EvaluateError, match="no clip that fits .* has depth features"):
+    with pytest.raises(EvaluateError, match=r"no clip that fits .* has depth features"):
         search("kick", str(toy[0].path), checkpoint=toy[1], modalities="depth", where=where)
 
 
