@@ -123,12 +123,17 @@ def geometry(
         run.used(*source.used)
     seen = "; training saw some of these clips" if shared["seen_in_training"] else ""
     print(f"{source.place(part)}; {told(sources)}{seen}\n")
-    print_table([one.row for one in single])
+    print_table(filled([one.row for one in single]))
     if double:
         print()
-        print_table([one.row for one in double])
+        print_table(filled([one.row for one in double]))
     print_saved(sources)
     return 0
+
+
+def filled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without the columns that are empty in all of them."""
+    return [{key: row[key] for key in row if any(each[key] != "" for each in rows)} for row in rows]
 
 
 def seen_in_training(source: Source, part: str) -> bool:

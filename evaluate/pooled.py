@@ -66,7 +66,7 @@ def pooled(
     asked = resolved(**locals())
     opened = Bank.open(bank)
     chosen = named_runs(opened, runs) if runs else newest_runs(opened, command, dataset)
-    known = settings(opened, chosen, refuse_twice=runs is not None)
+    known = settings(chosen, refuse_twice=runs is not None)
     wanted = _named(protocols) or sorted({each for found in known.values() for each in found})
     whole = complete(known, wanted)
     command, dataset = chosen[0]["command"], chosen[0]["dataset"]
@@ -133,9 +133,7 @@ def _finished(bank: "Bank") -> list[dict[str, Any]]:
     return [row | {"folder": Path(bank.path) / row["directory"]} for row in bank.sql(query).to_pylist()]
 
 
-def settings(
-    bank: "Bank", runs: Sequence[Mapping[str, Any]], refuse_twice: bool
-) -> dict[Key, dict[str, Kept]]:
+def settings(runs: Sequence[Mapping[str, Any]], refuse_twice: bool) -> dict[Key, dict[str, Kept]]:
     """Setting -> protocol -> what the newest of the runs kept.
 
     Raises:
