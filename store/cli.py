@@ -45,8 +45,9 @@ def run(
     errors: tuple[type[Exception], ...] = (FrameBankError, *expected)
     arguments = _plain(sys.argv[1:] if argv is None else argv, component)
     components: Any = component
+    parser = _parser(_asked(component, arguments)[0])
     try:
-        code = auto_cli(components, args=arguments, prog=prog, parser_class=_parser(component))
+        code = auto_cli(components, args=arguments, prog=prog, parser_class=parser)
     except errors as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE) from None
@@ -78,11 +79,8 @@ def _leave(code: int) -> None:
 
 def _plain(argv: Sequence[str], component: Command | Commands) -> list[str]:
     """Hyphens in option names -> underscores; a bare switch ``--quiet`` -> ``--quiet true``."""
-    function: Any = component
-    plain: list[str] = []
-    while isinstance(function, Mapping) and len(plain) < len(argv):
-        plain.append(argv[len(plain)])
-        function = function.get(plain[-1])
+    function, depth = _asked(component, argv)
+    plain = list(argv[:depth])
     flags = _flags(function) if callable(function) else set()
     for place, given in enumerate(argv[len(plain) :], len(plain) + 1):
         name, equals, value = given.partition("=")
@@ -96,6 +94,15 @@ def _plain(argv: Sequence[str], component: Command | Commands) -> list[str]:
     return plain
 
 
+def _asked(component: Command | Commands, argv: Sequence[str]) -> tuple[Any, int]:
+    """The function that the first words name (else a table of commands, or None), and how many words."""
+    function: Any = component
+    depth = 0
+    while isinstance(function, Mapping) and depth < len(argv):
+        function, depth = function.get(argv[depth]), depth + 1
+    return function, depth
+
+
 def _flags(function: Callable[..., Any]) -> set[str]:
     """Names of a function's parameters that are switches."""
     import inspect
@@ -104,14 +111,14 @@ def _flags(function: Callable[..., Any]) -> set[str]:
     return {each.name for each in parameters if each.annotation in (bool, "bool")}
 
 
-def _parser(component: Command | Commands) -> type:
+def _parser(function: Any) -> type:
     """The parser class: hyphens in the help's option names, the docstring's explanation below them."""
     import inspect
     import re
 
     from jsonargparse import ArgumentParser
 
-    documented = "" if isinstance(component, Mapping) else inspect.getdoc(component) or ""
+    documented = inspect.getdoc(function) or "" if callable(function) else ""
     explanation = documented.partition("\n\n")[2].partition("\nArgs:")[0].strip()
 
     class Parser(ArgumentParser):

@@ -12,7 +12,9 @@ import yaml
 from evaluate_bank import aligned_bank, metrics_of, trained
 
 from evaluate.__main__ import main
+from evaluate.geometry import geometry
 from evaluate.knn import knn
+from evaluate.pooled import pooled
 from evaluate.probe import probe
 from evaluate.report import report
 from evaluate.retrieve import retrieve
@@ -20,7 +22,7 @@ from evaluate.search import search
 from evaluate.zero_shot import zero_shot
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("probe", "knn", "retrieve", "zero-shot", "search", "report")
+COMMANDS = ("probe", "knn", "retrieve", "zero-shot", "geometry", "search", "report")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,14 @@ def test_every_command_explains_itself(capsys, name) -> None:
         assert option in out
 
 
-@pytest.mark.parametrize("function", [probe, knn, retrieve, zero_shot, search, report])
+def test_help_of_a_command_ends_with_its_examples(capsys) -> None:
+    _, out, _ = run(capsys, "geometry", "--help")
+    assert "python -m evaluate geometry --checkpoint latest           the aligned space" in out
+    _, out, _ = run(capsys, "--help")
+    assert "Examples:" not in out
+
+
+@pytest.mark.parametrize("function", [probe, knn, retrieve, zero_shot, pooled, geometry, search, report])
 def test_every_parameter_is_documented(function) -> None:
     described = set(re.findall(r"^    (\w+): ", inspect.getdoc(function), re.MULTILINE))
     assert described == set(inspect.signature(function).parameters)
