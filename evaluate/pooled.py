@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Key = tuple[Any, ...]
 # Of a setting's detail, what belongs to one run of it.
-OF_ONE_RUN = ("source", "strength", "held_out_accuracy", "chance", "each")
+OF_ONE_RUN = ("source", "strength", "epoch", "gap", "held_out_accuracy", "chance", "each")
 
 
 @dataclass(frozen=True)
