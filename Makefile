@@ -70,9 +70,10 @@ utd: $(STAMP)    ## The UTD-MHAD table of the README; needs ../shared/data/utd_m
 	$(PY) -m extract --dataset utd-mhad --root $(UTD) --bank demo/utd-bank
 	$(PY) -m evaluate.utd_mhad --bank demo/utd-bank
 
-bench: $(STAMP)   ## Storage, extraction and search against their limits and rivals, as ratios
+bench: $(STAMP)   ## Storage, extraction, alignment and search against their limits and rivals, as ratios
 	$(PY) -m store.bench
 	$(PY) -m extract.bench --profile
+	$(PY) -m align.bench
 	$(PY) -m evaluate.bench index
 	$(PY) -m evaluate.bench search
 

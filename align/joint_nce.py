@@ -87,7 +87,7 @@ class JointNCE(PairLoss):
         a = embeddings[first][own]
         logits, ignored = scale * a @ embeddings[second][own].T, []
         known = texts[own] if texts is not None and TEXT in (first, second) else None
-        ignore = self.masks(None, known, None, len(own))[1]
+        ignore = self.masks(None, known, len(own))[1]
         ignored.append(torch.zeros_like(logits, dtype=torch.bool) if ignore is None else ignore)
         wide = [logits]
         for k in others:

@@ -5,11 +5,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from align.pairs import Pair, resolve_pairs
 
 SAME = ("negative", "ignore", "positive")
 TEXT = "text"
+CELL_BYTES = 12  # of a (B, B) matrix that the backward pass of one pair finds kept: logits and both softmaxes
+HELD_BYTES = 8 << 30  # above it the matrices of each pair are made again for its backward pass, one at a time
 
 
 class PairLoss(nn.Module):
@@ -77,34 +80,41 @@ class PairLoss(nn.Module):
         """
         names = list(embeddings)
         total, weights = sum(value.sum() for value in embeddings.values()) * 0.0, 0.0
-        for first, second, weight in resolve_pairs(self.pairs, names):
+        pairs = resolve_pairs(self.pairs, names)
+        again = CELL_BYTES * len(next(iter(embeddings.values()))) ** 2 * len(pairs) > HELD_BYTES
+        for first, second, weight in pairs:
             rows = shared_rows(present, names.index(first), names.index(second))
             a, b = (
                 value if rows is None else value[rows] for value in (embeddings[first], embeddings[second])
             )
             if len(a) < 2:
                 continue
-            masks = self.masks(labels, texts if TEXT in (first, second) else None, rows, len(a))
-            known = {"labels": labels, "texts": texts, "clips": clips}
+            known = {"labels": labels, "texts": texts if TEXT in (first, second) else None, "clips": clips}
             ids = {
                 key: value if value is None or rows is None else value[rows] for key, value in known.items()
             }
-            value = self.pair(a, b, *masks, *self.past(first, second, ids))
+            given = (a, b, ids["labels"], ids["texts"], *self.past(first, second, ids))
+            if again and torch.is_grad_enabled():
+                value = checkpoint(self._masked, *given, use_reentrant=False, preserve_rng_state=False)
+            else:
+                value = self._masked(*given)
             total, weights = total + weight * value, weights + weight
         return cast(Tensor, total / weights if weights else total)
 
+    def _masked(
+        self, first: Tensor, second: Tensor, labels: Tensor | None, texts: Tensor | None, *past: Any
+    ) -> Tensor:
+        """:meth:`pair` with its masks."""
+        return self.pair(first, second, *self.masks(labels, texts, len(first)), *past)
+
     def masks(
-        self, labels: Tensor | None, texts: Tensor | None, rows: Tensor | None, B: int
+        self, labels: Tensor | None, texts: Tensor | None, B: int
     ) -> tuple[Tensor | None, Tensor | None]:
         """(positive, ignore) masks (B, B) of a pair's rows, None where they would change nothing."""
         if labels is None and self.uses_labels:
             raise ValueError(f"same_label={self.same_label!r} needs labels, but the batch has none")
         rules = ((labels, self.same_label), (texts, self.same_text))
-        known = [
-            (ids if rows is None else ids[rows], rule)
-            for ids, rule in rules
-            if ids is not None and rule != "negative"
-        ]
+        known = [(ids, rule) for ids, rule in rules if ids is not None and rule != "negative"]
         if not known:
             return None, None
         positive = torch.eye(B, dtype=torch.bool, device=known[0][0].device)

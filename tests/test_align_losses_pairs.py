@@ -7,6 +7,8 @@ import torch
 from golden_fixtures import cases
 from torch.nn import functional
 
+import align.pair_loss
+from align import LOSSES
 from align.joint_nce import JointNCE
 from align.losses import InfoNCE, info_nce
 from align.mil_nce import MILNCE, mil_nce
@@ -351,3 +353,23 @@ def test_golden_zeta_losses(fixture):
         temperature=loss.log_scale,
         bias=loss.bias,
     )
+
+
+# Large batches ---------------------------------------------
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_making_matrices_again_for_the_backward_pass_changes_nothing(name, monkeypatch):
+    """What batches of many thousands do, so that one pair's matrices are held at a time, not all."""
+    options = {"infonce": {"queue": 9, "same_label": "ignore", "learn_temperature": True}}.get(name, {})
+    e = {which: unit_rows(6, 4, seed=k).requires_grad_() for k, which in enumerate(("rgb", "ir", "text"))}
+    facts = (torch.rand(6, 3) > 0.2, torch.arange(6) % 3, torch.arange(6) % 4, torch.arange(6))
+    found = []
+    for held in (align.pair_loss.HELD_BYTES, 0):
+        monkeypatch.setattr(align.pair_loss, "HELD_BYTES", held)
+        term = {"name": name, "weight": 1.0, "pairs": "all", "options": options}
+        loss = build_losses([term], list(e)).double()
+        loss(e, *facts)  # with a queue, the next batch meets this one
+        value = loss(e, *facts[:3], facts[3] + 10)
+        found.append([value, *torch.autograd.grad(value, [*e.values(), *loss.parameters()])])
+    assert all(torch.equal(*both) for both in zip(*found, strict=True))
