@@ -72,7 +72,7 @@ def compare(
     print(f"\na step of {clips} clips, {ANCHOR} and {STUDENT}, {precision}, encoders with random weights")
     for name, taken in zip(ways, seconds, strict=True):
         print(
-            f"{name:<46} {taken:9.4f} s {clips / taken:10,.1f} clips/s {seconds[0] / taken:9,.2f} x the first"
+            f"{name:<46} {taken:9.4f} s {clips / taken:10,.2f} clips/s {seconds[0] / taken:9,.2f} x the first"
         )
 
 
