@@ -66,7 +66,7 @@ format: $(STAMP)
 	$(PY) -m ruff check --fix $(PACKAGES) tests
 	$(PY) -m ruff format $(PACKAGES) tests
 
-utd: $(STAMP)    ## The UTD-MHAD table of the README; needs ../shared/data/utd_mhad (or UTD=FOLDER)
+utd: $(STAMP)    ## The UTD-MHAD tables of the README; needs ../shared/data/utd_mhad (or UTD=FOLDER)
 	$(PY) -m extract --dataset utd-mhad --root $(UTD) --bank demo/utd-bank
 	$(PY) -m evaluate.utd_mhad --bank demo/utd-bank
 

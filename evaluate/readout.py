@@ -25,12 +25,14 @@ class Readout:
     Attributes:
         scores: (m, C) of the clips to score, higher is likelier.
         strength: Chosen on held-out training groups.
-        held_out: Accuracy there.
+        held_out: Accuracy there; NaN where one group is all there is.
+        held_out_scores: (n, C) of the training clips, each by the classifier that never saw its group.
     """
 
     scores: np.ndarray
     strength: float
     held_out: float
+    held_out_scores: np.ndarray
 
 
 def ridge_scores(
@@ -141,23 +143,24 @@ def read_out(
     Args:
         train: (n, K, N, D) or (n, D).
         labels: (n,).
-        groups: (n,) subjects; two or more different ones.
+        groups: (n,) subjects; with a single one nothing can be held out, and the strongest is taken.
         test: (m, ...): nothing but the final scores depends on it.
         classes: C.
         per: See :func:`standardised`.
         classifier: Key of ``CLASSIFIERS``.
     """
     scorer, strengths = CLASSIFIERS[classifier]
-    hits = np.zeros(len(strengths))
-    for group in np.unique(groups):
+    held_out = np.zeros((len(strengths), len(labels), classes))
+    names = np.unique(groups)
+    for group in names if len(names) > 1 else ():
         held = groups == group
         first, second = standardised(train[~held], train[held], per)
-        scores = scorer(first, labels[~held], second, classes, strengths)
-        hits += (scores.argmax(axis=2) == labels[held]).sum(axis=1)
-    best = int(np.argmax(hits))
+        held_out[:, held] = scorer(first, labels[~held], second, classes, strengths)
+    shares = (held_out.argmax(axis=2) == labels).mean(axis=1) if len(names) > 1 else np.full(1, np.nan)
+    best = int(np.argmax(shares))
     first, second = standardised(train, test, per)
     scores = scorer(first, labels, second, classes, strengths[best : best + 1])[0]
-    return Readout(scores, strengths[best], float(hits[best] / len(labels)))
+    return Readout(scores, strengths[best], float(shares[best]), held_out[best])
 
 
 def _centred(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -182,36 +182,9 @@ def _other_table(rows: Sequence[Row]) -> str:
 
 
 def _comparison_table(rows: Sequence[Row]) -> str:
-    """Metrics with a task and a method each: a line a task, a column a method; only the ``score`` of each."""
-    scores = [row for row in rows if row["name"].endswith("/score")] or list(rows)
-    methods = list(dict.fromkeys(row["detail"]["method"] for row in scores))
-    head = [Cell("task"), *(Cell(f"{name} %", number=True) for name in methods)]
-    head += [Cell("chance %", number=True), Cell("n", number=True)]
-    lines: list[list[Cell] | str] = []
-    for half in dict.fromkeys(row["detail"].get("half", "") for row in scores):
-        lines += [escape(half)] if half else []
-        tasks: dict[str, dict[str, Row]] = {}
-        for row in scores:
-            if row["detail"].get("half", "") == half:
-                tasks.setdefault(row["detail"]["task"], {})[row["detail"]["method"]] = row
-        lines += [_comparison_row(task, found, methods) for task, found in tasks.items()]
-    return table(head, lines)
+    from evaluate.report_comparison import comparison_table
 
-
-def _comparison_row(task: str, found: Mapping[str, Row], methods: Sequence[str]) -> list[Cell]:
-    best = max(row["value"] for row in found.values())
-    cells = []
-    for row in (found.get(name) for name in methods):
-        if row is None:
-            cells.append(Cell(number=True))
-            continue
-        span = "" if row["low"] is None else f"[{row['low'] * 100:.1f}, {row['high'] * 100:.1f}]"
-        value = f"{row['value'] * 100:.1f} <small>{span}</small>"
-        cells.append(Cell(html=value, number=True, strong=row["value"] == best))
-    first = next(iter(found.values()))
-    chance = first["detail"].get("chance")
-    ends = ["" if chance is None else f"{chance * 100:.1f}", "" if first["n"] is None else f"{first['n']:,}"]
-    return [Cell(task), *cells, *(Cell(end, number=True) for end in ends)]
+    return comparison_table(rows)
 
 
 def _fusion_table(rows: Sequence[Row]) -> str:

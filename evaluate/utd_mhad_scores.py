@@ -1,4 +1,4 @@
-"""The UTD-MHAD table: hits per task and method, their intervals, and how they are printed and recorded."""
+"""The UTD-MHAD table's numbers: hits per task and method, their intervals, and how they are printed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,22 +8,18 @@ import numpy as np
 
 from evaluate.index import unit
 from evaluate.metrics import chance_ranks, first_relevant, top_k_hits
-from evaluate.readout import read_out
 from evaluate.records import print_table
 from evaluate.statistics import Interval, bootstrap, paired_bootstrap, seed_interval
+from evaluate.utd_mhad_data import CLASSES, Split
 
 if TYPE_CHECKING:
-    from evaluate.utd_mhad import Split
     from store.runs import Run
 
-CLASSES = 27
 BASELINE = "baseline"
-FUSED = "skeleton + inertial"  # sum of the two classifiers' scores
 RECALL_AT = (1, 5, 10)
 HIDDEN = ("R@5", "R@10")  # recorded, but not printed
 TIE = 1e-6
-Answers = dict[str, np.ndarray]
-Inputs = Mapping[str, tuple[np.ndarray, np.ndarray, str]]
+Answers = Mapping[str, np.ndarray]
 
 
 @dataclass
@@ -45,26 +41,25 @@ class Scores:
         self.hits.setdefault(task, {}).setdefault(method, []).append(hits)
         self.chance[task] = chance
 
-    def readouts(
-        self, method: str, data: "Mapping[str, Split]", inputs: Inputs, classifier: str = "ridge"
-    ) -> Answers:
-        """Linear classifiers, one a modality, and skeleton and inertial fused; modality -> scores (m, C)."""
-        answers: Answers = {}
-        for name, (train, test, per) in inputs.items():
-            split = data[name]
-            found = read_out(train, split.train_labels, split.groups, test, CLASSES, per, classifier)
-            answers[name] = found.scores
-            self.add(f"{name} action", method, top_k_hits(found.scores, split.test_labels), 1 / CLASSES)
-        if all(name in answers for name in ("skeleton", "inertial")):
-            both = [data[name].selections[1] for name in ("skeleton", "inertial")]
-            if np.array_equal(both[0].items, both[1].items):
-                fused = answers["skeleton"] + answers["inertial"]
-                self.add(f"{FUSED} action", method, top_k_hits(fused, both[0].labels), 1 / CLASSES)
-        return answers
-
-    def search(
-        self, method: str, query: str, gallery: str, data: "Mapping[str, Split]", rows: Answers
+    def classified(
+        self, method: str, data: Mapping[str, Split], answers: Answers, fused: Sequence[str] = ()
     ) -> None:
+        """Class scores (m, C), modality by modality, and the sum of those of ``fused``."""
+        for name, found in answers.items():
+            self.add(f"{name} action", method, top_k_hits(found, data[name].test_labels), 1 / CLASSES)
+        if fused and all(name in answers for name in fused):
+            first, *others = (data[name] for name in fused)
+            for other in others:
+                first.same_clips(other.selections)
+            both = sum(answers[name] for name in fused)
+            self.add(
+                f"{' + '.join(fused)} action",
+                method,
+                top_k_hits(np.asarray(both), first.test_labels),
+                1 / CLASSES,
+            )
+
+    def search(self, method: str, query: str, gallery: str, data: Mapping[str, Split], rows: Answers) -> None:
         """Same-action retrieval between the scored clips of two modalities by cosine."""
         labels = data[query].test_labels, data[gallery].test_labels
         self._ranked(f"{query} to {gallery}", method, rows[query], rows[gallery], *labels)
@@ -95,7 +90,7 @@ class Line:
         value: Mean over clips and seeds, and its interval by bootstrap over both.
         seeds: Interval of the mean over seeds alone, by Student's t.
         each: A value a seed.
-        difference: To the baseline, paired by clip; None where there is no baseline.
+        over: Rival method -> difference to it on this task, paired by clip; without those it cannot have.
         chance: What a guess gets.
         clips: n.
     """
@@ -105,7 +100,7 @@ class Line:
     value: Interval
     seeds: tuple[float, float]
     each: list[float]
-    difference: Interval | None
+    over: dict[str, Interval]
     chance: float
     clips: int
 
@@ -114,21 +109,24 @@ class Line:
         reach = f" +-{50 * (self.seeds[1] - self.seeds[0]):.1f}" if len(self.each) > 1 else ""
         return f"{100 * self.value.value:.1f}{reach} {_span(self.value)}"
 
-    def gain(self) -> str:
-        """``+16.2 [10.2, 22.7]`` in points over the baseline; empty where there is none."""
-        if self.difference is None:
-            return ""
-        return f"{100 * self.difference.value:+.1f} {_span(self.difference)}"
+    def gain(self, rival: str) -> str:
+        """``+16.2 [10.2, 22.7]`` in points over a rival; empty where there is none."""
+        found = self.over.get(rival)
+        return "" if found is None else f"{100 * found.value:+.1f} {_span(found)}"
 
 
-def lines(scores: Scores) -> list[Line]:
-    """Every task and method of a half (or of both together)."""
+def lines(scores: Scores, rivals: Sequence[str] = (BASELINE,)) -> list[Line]:
+    """Every task and method of a half (or of both together).
+
+    A rival's own line is compared with the rivals before it.
+    """
     found = []
     for task, methods in scores.hits.items():
-        rival = np.stack(methods[BASELINE]) if BASELINE in methods else None
         for method, each in methods.items():
             hits = np.stack(each)
-            better = None if rival is None or method == BASELINE else paired_bootstrap(hits, rival)
+            before = rivals[: rivals.index(method)] if method in rivals else rivals
+            met = [rival for rival in before if rival in methods]
+            over = {rival: paired_bootstrap(hits, np.stack(methods[rival])) for rival in met}
             means = hits.mean(axis=1)
             found.append(
                 Line(
@@ -137,7 +135,7 @@ def lines(scores: Scores) -> list[Line]:
                     bootstrap(hits),
                     seed_interval(means),
                     means.tolist(),
-                    better,
+                    over,
                     scores.chance[task],
                     hits.shape[1],
                 )
@@ -160,47 +158,63 @@ def together(parts: Sequence[Scores]) -> Scores:
     return joined
 
 
-def report(parts: Sequence[Scores], run: "Run") -> None:
-    """Print the halves and both together; record every number."""
+def report(name: str, title: str, rivals: Sequence[str], parts: Sequence[Scores], run: "Run") -> None:
+    """Print one table for the halves and both together; record every number.
+
+    Args:
+        name: Of the table, for the catalog.
+        title: Of the table, for people.
+        rivals: Methods to which differences are printed.
+        parts: A half each.
+        run: Where to record.
+    """
+    print(f"\n# {title}")
     for scores in (*parts, together(parts)):
-        table = lines(scores)
+        table = lines(scores, rivals)
         for line in table:
-            _record(run, scores.name, line)
+            _record(run, name, scores.name, line)
         shown = [line for line in table if not line.task.endswith(HIDDEN)]
         print(f"\n{scores.name}: percent +-95 % over seeds [95 % over clips and seeds]\n")
         print_table(_rows(shown, Line.score))
-        print(f"\n{scores.name}: points over the baseline [95 %, paired by clip]\n")
-        print_table(_rows([line for line in shown if line.difference is not None], Line.gain))
+        for rival in rivals:
+            compared = [line for line in shown if rival in line.over]
+            if compared:
+                print(f"\n{scores.name}: points over the {rival} [95 %, paired by clip]\n")
+                print_table(_rows(compared, _gain_over(rival)))
+
+
+def _gain_over(rival: str) -> Callable[[Line], str]:
+    return lambda line: line.gain(rival)
 
 
 def _rows(table: Sequence[Line], cell: Callable[[Line], str]) -> list[dict[str, Any]]:
-    """A row a task, a column a method."""
-    rows: dict[str, dict[str, Any]] = {}
+    """A row a task and a column a method; the other way round where there are more methods than tasks."""
+    cells = {(line.task, line.method): cell(line) for line in table}
     methods = dict.fromkeys(line.method for line in table)
-    for line in table:
-        first = {"task": line.task, "n": line.clips, "chance": f"{100 * line.chance:.1f}"}
-        row = rows.setdefault(line.task, first | dict.fromkeys(methods, ""))
-        row[line.method] = cell(line)
-    return sorted(rows.values(), key=lambda row: " R@" in row["task"])
+    tasks = {
+        line.task: {"n": line.clips, "chance": f"{100 * line.chance:.1f}"}
+        for line in sorted(table, key=lambda line: " R@" in line.task)
+    }
+    if len(methods) > len(tasks):
+        return [{"method": name, **{task: cells.get((task, name), "") for task in tasks}} for name in methods]
+    return [
+        {"task": task, **known, **{method: cells.get((task, method), "") for method in methods}}
+        for task, known in tasks.items()
+    ]
 
 
-def _record(run: "Run", half: str, line: Line) -> None:
-    detail = {"half": half, "task": line.task, "method": line.method, "chance": line.chance}
-    value = line.value
-    run.metric(
-        "utd-mhad/score",
-        value.value,
-        line.clips,
-        value.low,
-        value.high,
-        each=line.each,
-        seeds_low=line.seeds[0],
-        seeds_high=line.seeds[1],
-        **detail,
-    )
-    if line.difference is not None:
-        gain = line.difference
-        run.metric("utd-mhad/over_baseline", gain.value, line.clips, gain.low, gain.high, **detail)
+def _record(run: "Run", table: str, half: str, line: Line) -> None:
+    detail: dict[str, Any] = {
+        "table": table,
+        "half": half,
+        "task": line.task,
+        "method": line.method,
+        "chance": line.chance,
+    }
+    one, spread = line.value, {"seeds_low": line.seeds[0], "seeds_high": line.seeds[1]}
+    run.metric("utd-mhad/score", one.value, line.clips, one.low, one.high, each=line.each, **spread, **detail)
+    for rival, gain in line.over.items():
+        run.metric("utd-mhad/gain", gain.value, line.clips, gain.low, gain.high, rival=rival, **detail)
 
 
 def _span(interval: Interval) -> str:

@@ -344,6 +344,25 @@ def test_comparisons_have_a_line_a_task_and_a_column_a_method(tmp_path) -> None:
     assert '<td class="number strong">75.0' in rows[1]
 
 
+def test_comparisons_are_apart_by_table_and_differences_are_of_all_parts_together(tmp_path) -> None:
+    bank = joint_bank(tmp_path / "bank")
+    with bank.record_run("evaluate somewhere", {"dataset": "joint"}) as run:
+        parts = (("a", "one half", 0.5, 0.25), ("a", "both", 0.75, 0.5), ("b", "both", 0.2, 0.1))
+        for name, part, ours, gain in parts:
+            common = {"table": name, "half": part, "task": "walk", "chance": 0.25}
+            method = f"ours {name}"
+            run.metric("somewhere/score", 0.25, 9, 0.05, 0.95, method="baseline", **common)
+            run.metric("somewhere/score", ours, 9, 0.05, 0.95, method=method, **common)
+            run.metric("somewhere/gain", gain, 9, -0.1, 0.9, method=method, rival="baseline", **common)
+    text = results(bank, None)
+    Structure(text)
+    first, second = text.split("<table>")[1:]
+    assert "ours a" in first and "ours b" not in first and "ours a" not in second
+    assert first.index(">one half<") < first.index(">both<") < first.index(">points over the baseline, both<")
+    assert "+50.0 <small>[-10.0, 90.0]</small>" in first and "+25.0" not in first
+    assert "+10.0 <small>[-10.0, 90.0]</small>" in second
+
+
 def test_unknown_metrics_are_listed_as_they_are(tmp_path) -> None:
     bank = joint_bank(tmp_path / "bank")
     with bank.record_run("evaluate elsewhere", {"dataset": "joint"}) as run:
