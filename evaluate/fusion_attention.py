@@ -11,6 +11,7 @@ from evaluate.fusion import Joined
 from evaluate.fusion_network import epochs, score, targets, train
 
 LEAST_DEVIATION = 1e-6
+STEPS_AN_EPOCH, LEAST_BATCH, MOST_BATCH = 100, 64, 1024  # unless the batch is given
 
 
 class AttentionFusion(nn.Module):
@@ -70,7 +71,7 @@ class Attention:
 
     Args:
         epochs: Passes over the clips.
-        batch: Clips a step.
+        batch: Clips a step; None: a hundredth of them, 64 to 1024.
         learning_rate: At the start.
         weight_decay: AdamW's.
         drop: Probability that a modality of a clip is hidden in a step.
@@ -86,7 +87,7 @@ class Attention:
     def __init__(
         self,
         epochs: int = 60,
-        batch: int = 64,
+        batch: int | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         drop: float = 0.5,
@@ -145,7 +146,8 @@ class Attention:
             logits = model([one[rows] for one in vectors], seen)
             return functional.cross_entropy(logits, labels[rows], weights, label_smoothing=self.smoothing)
 
-        order = epochs(self.epochs, len(clips), self.batch, seed, reshuffle=True)
+        batch = self.batch or min(max(len(clips) // STEPS_AN_EPOCH, LEAST_BATCH), MOST_BATCH)
+        order = epochs(self.epochs, len(clips), batch, seed, reshuffle=True)
         train(model, optimizer, scheduler, order, loss_of)
 
 
