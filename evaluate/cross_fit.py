@@ -18,7 +18,7 @@ import numpy as np
 
 from evaluate.fusion import Joined, groups_of
 from evaluate.fusion_linear import as_evidence, clip_weights, log_softmax
-from evaluate.fusion_sides import Sides, part_of, raw_source, saw, sides_of
+from evaluate.fusion_sides import Sides, encoders_saw, heads_saw, part_of, raw_source, sides_of
 from evaluate.source import EvaluateError, Source
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def cross_fitted(source: Source, modalities: Sequence[str], plan: "Plan") -> tup
 
     began = time.monotonic()
     whole = sides_of(source, modalities, plan.train_part, plan.part)
-    if not saw(source, whole.train):
+    if not heads_saw(source, whole.train):
         raise EvaluateError(
             f"fuse: --cross-fit: {source.name} saw none of these training clips; leave --cross-fit out"
         )
@@ -137,7 +137,7 @@ def cross_fitted(source: Source, modalities: Sequence[str], plan: "Plan") -> tup
     train, test = gathered.chosen(sides)
     took = f"{folds.max() + 1} alignments, {time.monotonic() - began:.0f} s"
     print(f"cross-fit: {gathered.told()}; {took}", file=sys.stderr)
-    return train, test
+    return replace(train, fresh=not encoders_saw(source, train)), test  # encoders are not trained again
 
 
 def _raw(source: Source, whole: Sides, plan: "Plan") -> tuple[Source, Joined, Joined]:

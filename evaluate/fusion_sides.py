@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evaluate.fusion import Joined, join
 from evaluate.source import EvaluateError, Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ def sides_of(source: Source, modalities: Sequence[str], train_part: str, part: s
 
     train, test = (part_of(source, modalities, part) for part in (train_part, part))
     refuse_overlap("fuse", train.items, test.items, "clips to score", "use parts that share none")
-    return Sides(replace(train, fresh=not saw(source, train)), test)
+    return Sides(replace(train, fresh=not (heads_saw(source, train) or encoders_saw(source, train))), test)
 
 
 def part_of(source: Source, modalities: Sequence[str], part: str) -> Joined:
@@ -45,11 +48,17 @@ def part_of(source: Source, modalities: Sequence[str], part: str) -> Joined:
     return joined
 
 
-def saw(source: Source, clips: Joined) -> bool:
+def heads_saw(source: Source, clips: Joined) -> bool:
     """Whether some of these clips trained the source's checkpoint."""
-    if source.alignment is None:
-        return False
-    rows = source.alignment.training_rows()
+    return source.alignment is not None and _among(source, clips, source.alignment.training_rows())
+
+
+def encoders_saw(source: Source, clips: Joined) -> bool:
+    """Whether some of these clips trained an encoder of what the source has read so far."""
+    return any(_among(source, clips, one.rows()) for one in source.trained)
+
+
+def _among(source: Source, clips: Joined, rows: "pa.Table") -> bool:
     own = np.asarray(rows["dataset"]) == source.dataset
     return bool(np.isin(clips.items.astype(str), np.asarray(rows["clip_id"])[own].astype(str)).any())
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 RAW_LATE, RAW_CONCAT, RAW_BEST = "raw-late", "raw-concat", "raw-best"
 RIVALS = (RAW_LATE, RAW_CONCAT, RAW_BEST)
 OVERFIT = (
-    "learnt on embeddings of the checkpoint's own training clips, which are better than those of new clips; "
-    "--cross-fit 5 learns on clips left out"
+    "learnt on embeddings of the checkpoint's (or an encoder's) own training clips, which are better than "
+    "those of new clips; --cross-fit 5 trains the checkpoint again and learns on clips left out"
 )
 
 

@@ -7,12 +7,13 @@ import pytest
 from align_bank import Toy, make_bank
 from evaluate_bank import aligned_bank, metrics_of, trained
 
+from align.checkpoint import write_rows
 from align.config import ModalityConfig
 from evaluate.classification import Outcome
 from evaluate.cross_fit import cross_fitted, realigned, recipe
 from evaluate.fuse import Plan, fuse
 from evaluate.fusion import BESIDE, subsets
-from evaluate.fusion_sides import coverage, raw_source, saw, sides_of
+from evaluate.fusion_sides import coverage, heads_saw, raw_source, sides_of
 from evaluate.fusion_subsets import Task
 from evaluate.leakage import LeakageError
 from evaluate.probe import Lesson, probe_modality
@@ -20,6 +21,7 @@ from evaluate.report_tables import results
 from evaluate.source import EvaluateError, open_sources
 from evaluate.zero_shot import prompts
 from store.errors import FrameBankError
+from store.spec import FeatureSpec
 
 NAMES = ["depth", "skeleton", "inertial"]
 
@@ -120,13 +122,44 @@ def test_raw_features_are_those_that_the_heads_read(toy) -> None:
     assert raw.alignment is None
     for name in NAMES:
         assert raw.selection(name).feature_set == source.selection(name).feature_set
-    assert not saw(raw, sides_of(raw, NAMES, "train", "test").train)
+    assert not heads_saw(raw, sides_of(raw, NAMES, "train", "test").train)
     sides = sides_of(source, NAMES, "train", "test")
-    assert saw(source, sides.train)
-    assert not saw(source, sides.test)
+    assert heads_saw(source, sides.train)
+    assert not heads_saw(source, sides.test)
     assert (sides.train.fresh, sides.test.fresh) == (False, True)
     assert coverage(sides.train) == "48 clips (38 have all modalities; lacking: depth 10)"
     assert coverage(sides.train.only(["skeleton"])).startswith("48 clips (0 have all")
+
+
+class Tuned(Toy):
+    """A toy whose encoders have weights of the bank's own making."""
+
+    def spec(self, modality: str, frames: int = 0) -> FeatureSpec:
+        made = super().spec(modality, frames)
+        return FeatureSpec(made.encoder, {**made.space, "weights": f"tuned-{modality}"}, {"frames": frames})
+
+
+def test_clips_that_trained_an_encoder_are_not_fresh_either(tmp_path) -> None:
+    bank = make_bank(tmp_path / "bank", Tuned(clips=24, modalities=("skeleton", "inertial")))
+    names = ["skeleton", "inertial"]
+    assert sides_of(sources(bank)[0], names, "train", "test").train.fresh
+    folder = bank.path / "runs" / "some run"
+    folder.mkdir(parents=True)
+    train = sources(bank)[0].clips("skeleton", "train")
+    rows = {"dataset": "toy", "role": "train"}
+    columns = {name: [value] * len(train) for name, value in rows.items()}
+    write_rows(folder, {**columns, "clip_id": train.items.tolist(), "subject": train.subjects.tolist()})
+    note = {
+        "weights": "tuned-skeleton",
+        "dataset": "toy",
+        "protocol": "cross-subject",
+        "training": {"part": "train", "clips": len(train)},
+        "supervision": [],
+        "encoder": {"initial": "random"},
+    }
+    (folder / "encoder_skeleton.json").write_text(json.dumps(note))
+    sides = sides_of(sources(bank)[0], names, "train", "test")
+    assert (sides.train.fresh, sides.test.fresh) == (False, True)
 
 
 # Cross-fitting
@@ -206,7 +239,7 @@ def test_fusion_learns_on_cross_fitted_scores(toy, capsys) -> None:
     }
     assert min(row["value"] for row in rows) > 0.6
     fuse(str(bank.path), methods="concat", **common)
-    assert "concat: learnt on embeddings of the checkpoint's own training clips" in capsys.readouterr().err
+    assert "concat: learnt on embeddings of the checkpoint's" in capsys.readouterr().err
 
 
 def test_texts_need_no_cross_fitting(toy, capsys) -> None:
