@@ -41,13 +41,17 @@ def joined(device: str = "auto") -> Iterator[None]:
         device: Where the rank will compute: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        DistributedError: If there are fewer GPUs than ranks on this machine.
+        DistributedError: If there are fewer GPUs than ranks on this machine, or one was named for all.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     from torch.distributed.rendezvous import rendezvous
 
+    if device.startswith("cuda:"):
+        raise DistributedError(
+            f"torchrun: each process has a GPU of its own, not {device}; use --train.device cuda"
+        )
     gpu = own_gpu() if _wants_gpu(device) else None
     store, rank, world = next(rendezvous("env://"))
     backend = "gloo" if gpu is None else "nccl"

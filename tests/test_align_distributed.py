@@ -17,6 +17,7 @@ import align
 from align import LOSSES, distributed
 from align.config import AugmentConfig, TrainConfig
 from align.data import ClipData, text_track, track
+from align.distributed import DistributedError
 from align.model import Heads, HeadSpec, WeightedLosses, build_losses
 from align.run import ResumeError, continue_run
 from align.train import Trainer
@@ -238,6 +239,22 @@ def test_one_process_has_no_group_and_gets_back_what_it_gave():
     assert (distributed.from_first(2.0), distributed.text_from_first("x")) == ([2.0], "x")
     with distributed.joined():
         assert not torch.distributed.is_initialized()
+
+
+def test_what_cannot_train_together_is_said_before_anything_starts(monkeypatch):
+    for name, value in environment(1, 1).items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(DistributedError, match=r"a GPU of its own, not cuda:0; use --train.device cuda"),
+        distributed.joined("cuda:0"),
+    ):
+        pass
+    monkeypatch.setenv("LOCAL_RANK", "99")
+    with (
+        pytest.raises(DistributedError, match="process 99 of this machine has no GPU of its own, there are"),
+        distributed.joined("cuda"),
+    ):
+        pass
 
 
 # Under torchrun ------------------------------------------------
