@@ -2,11 +2,12 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 UTD ?= ../shared/data/utd_mhad
+SEEDS ?= 0 1 2
 PACKAGES := encoders store extract align evaluate
 # The environment is rebuilt when the requirements (or the interpreter) change, not when the clock does.
 STAMP := .venv/stamp-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-12)
 
-.PHONY: demo cmvra test test-all lint format bench utd clean setup
+.PHONY: demo cmvra test test-all lint format bench utd utd-e2e clean setup
 
 setup: $(STAMP)
 
@@ -69,6 +70,26 @@ format: $(STAMP)
 utd: $(STAMP)    ## The UTD-MHAD tables of the README; needs ../shared/data/utd_mhad (or UTD=FOLDER)
 	$(PY) -m extract --dataset utd-mhad --root $(UTD) --bank demo/utd-bank
 	$(PY) -m evaluate.utd_mhad --bank demo/utd-bank
+
+# Per seed: the encoder trained, extracted with, and the same recipe with it frozen; then both probed.
+E2E := --bank demo/utd-e2e-bank
+RECIPES := configs/align/end_to_end
+SMALL := --dataset utd-mhad --modality depth --encoder efficientnet-lite0 --preset small --frames 8
+FROZEN_SET := SELECT name FROM feature_sets WHERE modality = 'depth' AND spec ->> '$$.space.preprocess.size' = '128' \
+	ORDER BY set_id LIMIT 1
+utd-e2e: $(STAMP) ## What training a depth encoder end to end gains on UTD-MHAD (SEEDS="0 1 2")
+	$(PY) -m extract --dataset utd-mhad --root $(UTD) $(E2E)
+	$(PY) -m extract $(SMALL) $(E2E)
+	anchors=$$($(PY) -m align --config $(RECIPES)/anchors.yaml $(E2E)); \
+	frozen_set=$$($(PY) -m store sql "$(FROZEN_SET)" --format csv $(E2E) | tail -n 1); \
+	for seed in $(SEEDS); do \
+		run=$$($(PY) -m align.end_to_end --config $(RECIPES)/depth.yaml --init $$anchors --seed $$seed $(E2E)) && \
+		$(PY) -m extract $(SMALL) --weights $$run/encoder_depth.safetensors $(E2E) && \
+		still=$$($(PY) -m align --config $(RECIPES)/depth-frozen.yaml --init $$anchors --seed $$seed \
+			--modalities.depth.encoder $$frozen_set $(E2E)) || exit 1; \
+		ours=$$ours$${ours:+,}$$run; rival=$$rival$${rival:+,}$$still; \
+	done; \
+	$(PY) -m evaluate gain --ours $$ours --rival $$rival --modality depth $(E2E)
 
 bench: $(STAMP)   ## Storage, extraction, alignment and search against their limits and rivals, as ratios
 	$(PY) -m store.bench

@@ -139,6 +139,8 @@ def _trainee(
     config: EndToEndConfig,
     stack: ExitStack,
 ) -> "Trainee":
+    import torch
+
     from align.pretraining import recompute
     from align.towers import Tower
     from align.train import resolve_device
@@ -151,7 +153,9 @@ def _trainee(
     encoder = _encoder(name, media, tune, device)
     model = encoder.model
     there = [block for _, block in blocks(model, media)]
-    depths = unfreeze(model, media, tune)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # of fresh adapters
+        depths = unfreeze(model, media, tune)
     model.to(device)
     if config.checkpointing:
         recompute(there)
@@ -188,9 +192,6 @@ def _encoder(name: str, media: str, tune: TuneConfig, device: str) -> Any:
     if hasattr(encoder, "network"):
         encoder.model = encoder.network()
     return encoder
-
-
-# Media ----------------------------------------------------------------------------------------------------
 
 
 def _media(
@@ -319,9 +320,6 @@ def _sampling(encoder: Any, tune: TuneConfig, name: str) -> "Sampling":
             f"set tune.{name}.frames to a count"
         )
     return sampling
-
-
-# Texts ----------------------------------------------------------------------------------------------------
 
 
 def _texts(

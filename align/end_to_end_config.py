@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from align.config import AlignConfig, AugmentConfig, TrainConfig
+from align.config import AlignConfig, TrainConfig
 from store.errors import FrameBankError
 
 
@@ -70,7 +70,6 @@ class EndToEndConfig(AlignConfig):
         timeout_seconds: A clip whose decoding takes longer is left out, its process is killed.
     """
 
-    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     train: TrainConfig = dataclasses.field(default_factory=_train)
     tune: dict[str, TuneConfig] = dataclasses.field(default_factory=dict)
     micro_batch: int = 8

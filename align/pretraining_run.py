@@ -197,6 +197,8 @@ def write_encoder(
         command += f" --preset {options['preset']}"
     if options.get("frames") is not None:
         command += f" --frames {options['frames']}"
+    if others := {key: one for key, one in options.get("options", {}).items() if key != "preset"}:
+        command += f"  # with options {json.dumps(others)}, which a --config recipe takes"
     digest = hashlib.sha256(data).hexdigest()[:DIGEST_CHARACTERS]
     note = dict(record) | {"weights": digest, "final": dict(last), "extract": command}
     write_json(path.with_suffix(".json"), note)

@@ -8,6 +8,7 @@ def main(argv: list[str] | None = None) -> None:
     from encoders.errors import EncoderError
     from evaluate.classify import classify
     from evaluate.fuse import fuse
+    from evaluate.gain import gain
     from evaluate.geometry import geometry
     from evaluate.import_cmvra import import_cmvra
     from evaluate.index_commands import build, extend, info
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         "import-cmvra": import_cmvra,
         "classify": classify,
         "pooled": pooled,
+        "gain": gain,
         "geometry": geometry,
         "reproduce": reproduce,
         "search": search,

@@ -32,6 +32,7 @@ from encoders import load_encoder
 from encoders.errors import WeightsError
 from encoders.omnimae import OmniMae
 from encoders.omnimae_model import OmniMaeModel
+from evaluate.trained import trainings
 from extract.command import Request, execute
 from extract.datasets.config import parse_modalities
 from extract.datasets.synthetic import generate
@@ -302,6 +303,10 @@ def test_extraction_loads_the_file_strictly_into_a_feature_set_of_its_own(bank, 
         assert execute(request, workers) == 0
     sets = bank.sql("SELECT name FROM feature_sets ORDER BY name")["name"].to_pylist()
     assert len(sets) == 2
+    selections = [bank.select("synthetic", "depth", encoder=name, field="embedding") for name in sets]
+    learnt = [trainings(bank, one) for one in selections]
+    (seen,) = (found for found in learnt if found)  # by the note beside the file
+    assert seen[0].supervision == [] and len(seen[0].rows()) == CLIPS / 2
     one, other = (
         bank.select("synthetic", "depth", encoder=name, field="embedding").materialise("mean")
         for name in sets
