@@ -39,6 +39,20 @@ cmvra: $(STAMP)   ## Ends with demo/cmvra.html and the README's table
 	$(call cmvra-protocol,cross-subject)
 	$(call cmvra-protocol,cross-view)
 	$(PY) -m evaluate report --bank demo/cmvra --out demo/cmvra.html
+	$(PY) -m store sql "$$CMVRA_TABLE" --bank demo/cmvra
+
+# The newest accuracies, a row for what was PRESENT: the README's table.
+define CMVRA_TABLE
+PIVOT (
+    SELECT protocol, modality AS present, 100 * value AS percent, started_at, CASE metric
+        WHEN 'probe/accuracy' THEN if(aligned_on IS NULL, 'probe, stored', 'probe, aligned')
+        WHEN 'fuse/accuracy' THEN 'fused, ' || (detail ->> 'fusion') ELSE split_part(metric, '/', 1) END AS what
+    FROM leaderboard WHERE metric IN ('probe/accuracy', 'knn/accuracy', 'fuse/accuracy')
+        OR (metric = 'zero-shot/accuracy' AND detail ->> 'prompt_set' = 'all sets'))
+ON what USING round(arg_max(percent, started_at), 1)
+GROUP BY protocol, present ORDER BY protocol, length(present), present
+endef
+export CMVRA_TABLE
 
 define cmvra-protocol
 	$(PY) -m evaluate probe --protocol $(1) --bank demo/cmvra

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from evaluate.records import Score
 
 METRIC_NAMES = {"accuracy": "accuracy", "balanced": "balanced_accuracy"}
-# The original's way of each command; an experiment's options come on top.
+# The original's way with features as they are stored. Heads give unit vectors, on which its probe, made for
+# longer ones (Adam at 1e-4), hardly moves: those are probed by our solver.
 WAYS: dict[str, dict[str, Any]] = {
-    "probe": {"pool": "mean"},
+    "probe": {"pool": "mean", "solver": "cmvra"},
     "fuse": {"pool": "mean"},
     "knn": {"pool": "mean"},
     "zero-shot": {},
@@ -168,13 +169,9 @@ def _measured(
     """
     from evaluate.records import Score
 
-    arguments = {
-        "dataset": place.dataset,
-        "protocol": protocol,
-        **WAYS[experiment.task],
-        **experiment.options,
-    }
+    arguments = {"dataset": place.dataset, "protocol": protocol, **experiment.options}
     if experiment.recipe is None:
+        arguments = WAYS[experiment.task] | arguments
         sets = place.feature_sets({name: (name, encoder) for name, encoder in experiment.needs.items()})
         arguments |= {"encoders": sets, "fields": dict.fromkeys(sets, "embedding")}
         arguments["modalities"] = ",".join(name for name in sets if name != TEXT)
@@ -184,7 +181,7 @@ def _measured(
     found = {}
     for row in metrics(place.bank, run_id):
         name = row["name"].rpartition("/")[2]
-        found[name, row["detail"]["modality"]] = Score(
+        found[name, row["detail"].get("modality")] = Score(
             name, *(row[key] for key in ("value", "n", "low", "high"))
         )
     return found

@@ -15,8 +15,14 @@ from store.tables import TEXT, TEXTS
 CLIPS, CLASSES, WIDTH = 48, 3, 512
 
 
-def make_bank(path, dataset="synthetic", protocols=("cross-subject-raw", "cross-view-raw"), suffix="-random"):
-    """RGB, infrared and class texts as CMVRA's encoders write them; each class has a mean of its own."""
+def make_bank(
+    path,
+    dataset="synthetic",
+    protocols=("cross-subject-raw", "cross-view-raw"),
+    suffix="-random",
+    whole=False,
+):
+    """Features as CMVRA's encoders write them, with depth and skeletons if ``whole``; classes have means."""
     bank, rng = Bank.open(path, create=True), np.random.default_rng(0)
     ids, labels = [f"c{number:02d}" for number in range(CLIPS)], np.arange(CLIPS) % CLASSES
     names = [f"class {label}" for label in range(CLASSES)]
@@ -49,7 +55,9 @@ def make_bank(path, dataset="synthetic", protocols=("cross-subject-raw", "cross-
         (TEXTS, TEXT, vip, "embedding", 1, WIDTH),
         (dataset, "ir", vip, "embedding", 1, WIDTH),
         (dataset, "ir", omnivore, "tokens.pooled", 6, 16),
-    ):
+        (dataset, "depth", omnivore, "tokens.pooled", 6, 16),
+        (dataset, "skeleton", "joints", "tokens", 8, 6),
+    )[: None if whole else 4]:
         spec, items = FeatureSpec(encoder, {"name": encoder}), texts if modality == TEXT else ids
         with bank.writer(owner, modality, spec, [FieldSpec(field, 1, width)]) as writer:
             for number, item in enumerate(items):
@@ -130,6 +138,24 @@ def test_drive_and_act_is_the_mean_of_its_splits_and_what_cannot_be_done_is_told
     assert {key[3] for key in found} == {"reproduce/accuracy", "reproduce/balanced_accuracy"}
     assert "no: of 6123 clips" in shown and "no: of 2222 clips" in shown
     assert "not done:\nfrozen RGB, zero-shot: daa: no class texts in prompt set 'sentence'" in shown
+
+
+@pytest.mark.slow
+def test_alignments_are_trained_by_the_recipes_once_and_scored_alone_and_fused(tmp_path, capsys):
+    bank = make_bank(tmp_path / "bank", whole=True)
+    told = {"bank": str(bank.path), "only": "best mix", "train": {"epochs": 2, "batch": 8}}
+    reproduce("cmvra", **told)
+    found = scores_of(bank)
+    four = "rgb + ir + depth + skeleton"
+    wanted = [("probe", name) for name in ("rgb", "ir", "depth", "skeleton")] + [("fuse", four)]
+    assert {key[:3] for key in found} == {(*one, split) for one in wanted for split in ("CS", "CV")}
+    assert "70.8" in capsys.readouterr().out
+    runs = bank.sql("SELECT config ->> 'protocol' AS protocol FROM runs WHERE command = 'align' ORDER BY 1")
+    assert runs["protocol"].to_pylist() == ["cross-subject-raw", "cross-view-raw"]  # one for both tasks
+    probed = bank.sql(
+        "SELECT DISTINCT config ->> 'checkpoint' AS c FROM runs WHERE command = 'evaluate probe'"
+    )
+    assert all(name.startswith("run:") for name in probed["c"].to_pylist())
 
 
 def test_features_added_since_make_a_recorded_run_stale(tmp_path, capsys):
