@@ -11,7 +11,7 @@ the representation itself inside the cross-validation).
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -271,7 +271,7 @@ def recipe(alignment: "Alignment") -> "AlignConfig":
     """What the checkpoint was trained by, everything resolved as it was then.
 
     Raises:
-        EvaluateError: If the checkpoint does not say.
+        EvaluateError: If the checkpoint does not say, or trained encoders with its heads.
     """
     from align.config import AlignConfig, ModalityConfig
 
@@ -280,6 +280,11 @@ def recipe(alignment: "Alignment") -> "AlignConfig":
         raise EvaluateError(
             f"{alignment.directory}: no recipe in its config.json, so it cannot be trained again; leave "
             "--cross-fit out"
+        )
+    if set(record["asked"]) - {one.name for one in fields(AlignConfig)}:
+        raise EvaluateError(
+            f"{alignment.directory}: its encoders were trained with its heads, which --cross-fit does not do "
+            "again; extract with these encoders, align what they give, or leave --cross-fit out"
         )
     config = AlignConfig.from_json(record["asked"])
     kept = ("modality", "field", "reduce", "head", "head_options", "standardise")

@@ -9,6 +9,7 @@ from evaluate_bank import aligned_bank, metrics_of, trained
 
 from align.checkpoint import write_rows
 from align.config import ModalityConfig
+from align.end_to_end_config import EndToEndConfig
 from evaluate.classification import Outcome
 from evaluate.cross_fit import cross_fitted, realigned, recipe
 from evaluate.fuse import Plan, fuse
@@ -273,6 +274,9 @@ def test_recipe_needs_one(toy) -> None:
 
     with pytest.raises(EvaluateError, match="here: no recipe in its config"):
         recipe(SimpleNamespace(config={}, directory="here"))
+    asked = EndToEndConfig().as_json()
+    with pytest.raises(EvaluateError, match="here: its encoders were trained with its heads"):
+        recipe(SimpleNamespace(config={"asked": asked}, directory="here"))
 
 
 # What is refused
