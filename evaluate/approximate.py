@@ -2,8 +2,8 @@
 
 The vectors themselves (n, E) may lie on disk; what is kept in memory is the structure. Training reads a
 bounded sample, adding goes block by block. All answers carry true inner products, but some rows may be
-missing among them. A filter is honoured exactly: nothing else is returned, and nothing is missed that the
-index would return from the filtered vectors alone.
+missing among them. A filter is honoured exactly: nothing else is returned, and never fewer than there are;
+the search becomes as much wider as the filter leaves less, so that it finds as much as without one.
 """
 
 from collections.abc import Mapping
@@ -74,8 +74,8 @@ class Structure:
     def prepare(self, empty: Any) -> None:
         """Settings of the FAISS index before it is trained."""
 
-    def parameters(self, chosen: Any, depth: int) -> Any:
-        """FAISS's search parameters, with the filter's selector (or None)."""
+    def parameters(self, chosen: Any, depth: int, wider: float) -> Any:
+        """FAISS's search parameters, with the filter's selector (or None), ``wider`` times as thorough."""
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
@@ -109,10 +109,12 @@ class Structure:
         return scores, rows
 
     def _proposed(self, queries: np.ndarray, depth: int, allowed: np.ndarray | None) -> np.ndarray:
-        chosen = None if allowed is None else selector(allowed, len(self))
+        chosen, wider = None, 1.0
+        if allowed is not None:
+            chosen, wider = selector(allowed, len(self)), len(self) / len(allowed)
         on_gpu = self._gpu is not None and allowed is None and depth <= GPU_DEPTH
         searched: Any = self._gpu if on_gpu else self._faiss
-        rows: np.ndarray = searched.search(queries, depth, params=self.parameters(chosen, depth))[1]
+        rows: np.ndarray = searched.search(queries, depth, params=self.parameters(chosen, depth, wider))[1]
         return rows
 
     def _built(self) -> Any:
@@ -145,7 +147,7 @@ class Sq8Index(Structure):
         """See :class:`Structure`."""
         return "SQ8"
 
-    def parameters(self, chosen: Any, depth: int) -> Any:
+    def parameters(self, chosen: Any, depth: int, wider: float) -> Any:
         """See :class:`Structure`."""
         faiss = library()
 
@@ -159,6 +161,8 @@ class Sq8Index(Structure):
 
 class IvfFlatIndex(Structure):
     """The vectors in lists around centres, of which the nearest few are compared (``faiss.IndexIVFFlat``).
+
+    The lists hold the vectors, so that building keeps them all in memory; reading maps them from the file.
 
     Options: ``lists``; ``probes`` of them that a query visits; ``shortlist``: how many times k are proposed.
     """
@@ -179,9 +183,9 @@ class IvfFlatIndex(Structure):
         """How the centres are found."""
         _plain_means(empty.cp)
 
-    def parameters(self, chosen: Any, depth: int) -> Any:
+    def parameters(self, chosen: Any, depth: int, wider: float) -> Any:
         """See :class:`Structure`."""
-        return _probing(chosen, self.options["probes"])
+        return _probing(chosen, self.options, wider)
 
     @staticmethod
     def predicted_bytes(dim: int, count: int) -> float:
@@ -215,9 +219,9 @@ class IvfPqIndex(Structure):
         _plain_means(empty.cp)
         empty.pq.cp.min_points_per_centroid = 1
 
-    def parameters(self, chosen: Any, depth: int) -> Any:
+    def parameters(self, chosen: Any, depth: int, wider: float) -> Any:
         """See :class:`Structure`."""
-        return _probing(chosen, self.options["probes"])
+        return _probing(chosen, self.options, wider)
 
     @staticmethod
     def predicted_bytes(dim: int, count: int) -> float:
@@ -246,11 +250,12 @@ class HnswIndex(Structure):
         """How thoroughly the graph is built."""
         empty.hnsw.efConstruction = self.options["build"]
 
-    def parameters(self, chosen: Any, depth: int) -> Any:
+    def parameters(self, chosen: Any, depth: int, wider: float) -> Any:
         """See :class:`Structure`."""
         faiss = library()
 
-        return faiss.SearchParametersHNSW(sel=chosen, efSearch=max(self.options["breadth"], depth))
+        breadth = min(len(self), int(max(self.options["breadth"], depth) * wider))
+        return faiss.SearchParametersHNSW(sel=chosen, efSearch=breadth)
 
     @staticmethod
     def predicted_bytes(dim: int, count: int) -> float:
@@ -261,7 +266,7 @@ class HnswIndex(Structure):
 def _lists(count: int) -> dict[str, int]:
     """Four times the root of the number of vectors, as FAISS's guidelines have it; each is to hold 39."""
     lists = max(1, min(int(4 * count**0.5), count // 39))
-    return {"lists": lists, "probes": min(lists, max(8, lists // 128))}
+    return {"lists": lists, "probes": min(lists, max(16, lists // 128))}
 
 
 def _plain_means(clustering: Any) -> None:
@@ -269,10 +274,9 @@ def _plain_means(clustering: Any) -> None:
     clustering.spherical, clustering.niter, clustering.min_points_per_centroid = True, ITERATIONS, 1
 
 
-def _probing(chosen: Any, probes: int) -> Any:
-    faiss = library()
-
-    return faiss.SearchParametersIVF(sel=chosen, nprobe=probes)
+def _probing(chosen: Any, options: Mapping[str, int], wider: float) -> Any:
+    probes = min(options["lists"], int(options["probes"] * wider))
+    return library().SearchParametersIVF(sel=chosen, nprobe=probes)
 
 
 def _sample(vectors: np.ndarray, most: int, seed: int = 0) -> np.ndarray:

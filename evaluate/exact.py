@@ -89,12 +89,12 @@ class ExactIndex:
         if k * GROUP > len(self._codes.codes):  # a shortlist would be no shorter
             return search_double(self.vectors, queries, k)
         if not native_int8():
-            return _search_float(self.vectors, queries, k, self._codes.longest)
+            return search_float(self.vectors, queries, k, self._codes.longest)
         candidates, failed = _candidates(self._codes, self.vectors, queries, k)
         scores, rows = _ordered(self.vectors, queries, candidates, k, self._codes.longest)
         self.fallbacks += len(failed)
         if len(failed):
-            again = _search_float(self.vectors, queries[failed], k, self._codes.longest)
+            again = search_float(self.vectors, queries[failed], k, self._codes.longest)
             scores[failed], rows[failed] = again
         return scores, rows
 
@@ -246,7 +246,7 @@ def _ordered(
     return np.take_along_axis(scores, order, 1).astype(np.float32), np.take_along_axis(rows, order, 1)
 
 
-def _search_float(
+def search_float(
     vectors: np.ndarray, queries: np.ndarray, k: int, longest: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same by float32 products with everything; float64 where ties go on beyond the spare places."""

@@ -70,6 +70,8 @@ def search_few(
     vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same for rows so few that a copy of them is searched faster: scores and rows (Q, k)."""
+    if not len(allowed):
+        return np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
     scores, places = search_all(np.ascontiguousarray(vectors[allowed]), queries, k)
     rows = np.full_like(places, -1)
     rows[places >= 0] = allowed[places[places >= 0]]

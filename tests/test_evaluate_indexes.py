@@ -62,6 +62,7 @@ def test_a_filter_is_a_search_of_what_it_leaves(index, monkeypatch, left: int) -
             scores[:, : min(K, left)], np.take_along_axis(queries @ gallery.T, found, 1), atol=1e-6
         )
         assert (rows[:, left:] == -1).all()
+    assert index.search(queries, K, np.empty(0, np.int64))[1].shape == (20, 0)
 
 
 def test_files_give_the_same_index(index, name: str, tmp_path: Path) -> None:
