@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evaluate.codes import BLOCK, LEVELS, Codes, appended, quantised
-from evaluate.shortlist import contiguous, scores_of, search_all, search_few
+from evaluate.shortlist import contiguous, scores_of, search_all, search_allowed
 
 if TYPE_CHECKING:
     import torch
@@ -78,12 +78,17 @@ class ExactIndex:
         queries = contiguous(queries)
         self.fallbacks = 0
         if allowed is not None:
-            return search_few(self.vectors, queries, min(k, len(allowed)), allowed)
+            return self._among(queries, min(k, len(allowed)), allowed)
         k = min(k, len(self))
         parts = [self._some(queries[at : at + QUERIES], k) for at in range(0, len(queries), QUERIES)]
         if not parts:
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def _among(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        depth = min(k + SPARE, len(allowed))
+        scores, rows = search_allowed(self.vectors, queries, depth, allowed)
+        return _ordered(self.vectors, queries, rows, k, self._codes.longest) if k else (scores, rows)
 
     def _some(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         if k * GROUP > len(self._codes.codes):  # a shortlist would be no shorter

@@ -15,7 +15,7 @@ import numpy as np
 from evaluate import INDEXES
 from evaluate.gpu import GPU_DEPTH, gpu_flat
 from evaluate.metrics import Ranks
-from evaluate.shortlist import contiguous, search_all, search_few
+from evaluate.shortlist import contiguous, search_all, search_allowed
 from store.errors import UnknownNameError
 
 FIRST_DEPTH = 64
@@ -89,9 +89,7 @@ class FlatIndex:
         """See :class:`Index`."""
         queries = contiguous(queries)
         if allowed is not None:
-            few = len(allowed) <= len(self) // 2  # a copy costs less than to skip the others one by one
-            search = search_few if few else search_all
-            return search(self.vectors, queries, min(k, len(allowed)), allowed)
+            return search_allowed(self.vectors, queries, min(k, len(allowed)), allowed)
         k = min(k, len(self))
         if self._gpu is not None and k <= GPU_DEPTH:
             scores, rows = self._gpu.search(queries, k)

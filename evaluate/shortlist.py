@@ -78,6 +78,14 @@ def search_few(
     return scores, rows
 
 
+def search_allowed(
+    vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact search of the rows ``allowed``, by a copy or by a selector, whichever costs less."""
+    few = len(allowed) <= len(vectors) // 2  # a selector skips the others one by one
+    return (search_few if few else search_all)(vectors, queries, k, allowed)
+
+
 def selector(allowed: np.ndarray, count: int) -> "object":
     """A FAISS selector of the rows ``allowed`` among ``count``: a bit a row."""
     faiss = library()
