@@ -59,7 +59,8 @@ def earlier(bank: "Bank", config: AlignConfig) -> Alignment | None:
 def inherit(modalities: Mapping[str, ModalityConfig], start: Alignment | None) -> dict[str, ModalityConfig]:
     """What is left open about a modality becomes what it was when the head to start from was trained."""
     filled = dict(modalities)
-    for name, own in _heads_for(start, modalities).items():
+    media = {name: asked.modality or name for name, asked in modalities.items()}
+    for name, own in _heads_for(start, media).items():
         asked = modalities[name]
         open_ = {key: own[key] for key in INHERITED if getattr(asked, key) is None}
         options = own["head_options"] if "head" in open_ and not asked.head_options else asked.head_options
@@ -80,7 +81,8 @@ def take(
         SpaceError: If a modality's features are of another space.
     """
     taken, standards = {}, {}
-    for name, own in _heads_for(start, recipes).items():
+    media = {name: recipe.modality for name, recipe in recipes.items()}
+    for name, own in _heads_for(start, media).items():
         assert start is not None
         start.check_space(name, recipes[name].space_digest, recipes[name].feature_set)
         source = start.head_of(name)
@@ -117,12 +119,17 @@ def freeze(heads: Heads, names: Iterable[str], taken: Mapping[str, str]) -> list
     return frozen
 
 
-def _heads_for(start: Alignment | None, modalities: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Modality -> settings of the head that ``start`` has for it; those without one are left out."""
+def _heads_for(start: Alignment | None, media: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Modality -> settings of the head that ``start`` has for it; those without one are left out.
+
+    A camera view (``ir.ceiling``) may have that of ``ir``; a name of one's own (``rgb.omnivore``) does not.
+    """
     if start is None:
         return {}
     found = {}
-    for name in modalities:
+    for name, modality in media.items():
+        if name not in start.modalities and modality != name:
+            continue
         try:
             found[name] = start.settings(name)
         except CheckpointError:

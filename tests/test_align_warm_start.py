@@ -83,6 +83,14 @@ def test_a_frozen_anchor_stays_to_the_bit_while_fresh_heads_are_trained_towards_
     assert "frozen       skeleton" in said
 
 
+def test_a_second_encoder_of_a_modality_starts_fresh(bank, first):
+    """`skeleton.other` is a name of one's own, no camera view: it does not get the skeleton's head."""
+    modalities = {"skeleton": None, "skeleton.other": ModalityConfig(modality="skeleton", head="linear")}
+    config = asked(first, modalities=modalities, freeze="skeleton")
+    prepared = prepare(config, load_clips(bank, config, start := earlier(bank, config)), start)
+    assert prepared.record["init"] == {"taken": {"skeleton": "skeleton"}, "frozen": ["skeleton"]}
+
+
 def test_what_taught_the_earlier_heads_is_recorded(bank, first, tmp_path):
     """Its supervision, and its clips, of whatever dataset: leakage guards read them."""
     assert first.supervision == ["labels"]
