@@ -92,6 +92,8 @@ class Tuner(Trainer):
                         moments.add(self.towers.tower(name).features(values).float().cpu().numpy())
         for name, moments in found.items():
             self.towers.tower(name).set_standard(moments.statistics(wanted[name]))
+        if self.averaged:  # the average began with statistics of nothing
+            self.averaged = {name: one.detach().clone() for name, one in self.heads.state_dict().items()}
 
     def standards(self, stored: Mapping[str, Statistics]) -> dict[str, Statistics]:
         """The statistics of all modalities, for the checkpoint."""

@@ -293,8 +293,11 @@ def _plain(given):
 
 
 def test_features_are_standardised_by_what_the_encoder_gave_before_training(bank, stack):
-    prepared = prepare(bank, config(), stack)
+    prepared = prepare(bank, config({"average": 0.9}), stack)
     prepared.tuner.measure({"depth": "dim"})
+    assert torch.equal(
+        prepared.tuner.averaged["towers.depth.mean"], prepared.tuner.towers.tower("depth").mean
+    )
     found = []
     for batch in prepared.tuner.live.epoch(0):
         with torch.no_grad():
@@ -329,6 +332,25 @@ def test_only_what_is_asked_for_changes(bank):
     assert moved == {
         f"vision_model.encoder.layers.{n}.self_attn.{p}.weight" for n in (0, 1) for p in ("q_proj", "v_proj")
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "mode", "precision"),
+    [
+        ("omnivore-swin-t", {"architecture": "tiny", "preset": "cmvra"}, "lora", "bf16"),
+        ("omnimae-vit-b", {"architecture": "tiny"}, "last:1", "fp32"),
+    ],
+)
+def test_other_encoders_are_trained_and_their_files_load_strictly(bank, name, options, mode, precision):
+    tuned = depth(encoder=name, options=options, mode=mode, frames=None, learning_rate=1e-2)
+    directory = trained(bank, tune=tuned, loop={"epochs": 1, "precision": precision}, checkpointing=True)
+    before = load_encoder(name, "random", modality="depth", **options).model.state_dict()
+    path = directory / "encoder_depth.safetensors"
+    after = load_encoder(name, str(path), modality="depth", **options).model.state_dict()
+    moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert moved and before.keys() == after.keys()
+    assert all(key.endswith("weight") or mode != "lora" for key in moved)
+    assert np.isfinite([row["train_loss"] for row in curve(directory)]).all()
 
 
 def stopped(bank: Bank, steps: int, **changed) -> Path:
