@@ -200,7 +200,7 @@ class IvfPqIndex(Structure):
     """
 
     least = 16
-    OPTIONS = {"shortlist": 10, "dims": 4}
+    OPTIONS = {"shortlist": 20, "dims": 2}
 
     @classmethod
     def sized(cls, count: int) -> dict[str, int]:
@@ -230,7 +230,7 @@ class IvfPqIndex(Structure):
         Fast-scan rounds each list up to 32 vectors, by 16 on average.
         """
         lists = _lists(count)["lists"] / count
-        return dim / 4 / 2 * (1 + 16 * lists) + 8 + 4 * dim * lists
+        return dim / 2 / 2 * (1 + 16 * lists) + 8 + 4 * dim * lists
 
 
 class HnswIndex(Structure):

@@ -5,6 +5,7 @@ import os
 import stat
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from evaluate_bank import aligned_bank, joint_bank
 
@@ -271,3 +272,30 @@ def test_the_stretch_around_the_best_frame_by_hand() -> None:
     everything = moment(np.ones(6), times)
     assert (everything.start_seconds, everything.end_seconds) == (0, 5)
     assert str(moment(np.ones(1), times[:1])) == "0.00-0.00 s (1.000)"
+
+
+@pytest.mark.slow
+def test_real_sentences_are_indexed_and_searched(tmp_path, shared, capsys) -> None:
+    """Two hundred of MSR-VTT's captions by MiniLM; a sentence of other words finds its like."""
+    import csv
+
+    from encoders.minilm import MiniLM
+    from evaluate.index_commands import build
+
+    with (shared / "data" / "msrvtt" / "MSRVTT_JSFUSION_test.csv").open() as file:
+        rows = list(csv.DictReader(file))[:200]
+    clips, sentences = [row["video_id"] for row in rows], [row["sentence"] for row in rows]
+    bank, encoder = Bank.open(tmp_path / "bank", create=True), MiniLM()
+    captions = pa.table({"clip_id": clips, "text": sentences})
+    bank.register("msrvtt", clips=pa.table({"clip_id": clips}), captions=captions)
+    unique = list(dict.fromkeys(sentences))
+    field, spec = FieldSpec("embedding", 1, 384), FeatureSpec(encoder.name, encoder.space)
+    with bank.writer(TEXTS, TEXT, spec, [field]) as writer:
+        for text_id, one in zip(bank.add_texts(unique), encoder.encode_text(unique).numpy(), strict=True):
+            writer.add(text_id, 0, {"embedding": one.reshape(1, 1, -1)}, [0.0])
+    build(str(bank.path), modalities="text", kind="exact", name="sentences")
+    capsys.readouterr()
+    search("somebody prepares food in a kitchen", str(bank.path), top=3)
+    out = capsys.readouterr().out
+    assert "by index sentences (exact)" in out
+    assert all(any(word in row[3] for word in ("cook", "food", "kitchen")) for row in table(out))
