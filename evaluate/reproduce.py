@@ -63,8 +63,14 @@ class Line:
             "ours": "missing" if self.ours is None else percent(self.ours),
             "difference": self.difference() if self.ours is not None and not self.why_not else "",
             "n": "" if self.ours is None else str(self.ours.n),
-            "comparable": "" if self.ours is None else f"no: {self.why_not}" if self.why_not else "yes",
+            "comparable": self.comparable(),
         }
+
+    def comparable(self) -> str:
+        """For people; where we align, heads stand for their encoders."""
+        if self.ours is None or self.why_not:
+            return f"no: {self.why_not}" if self.ours else ""
+        return "in part: heads for encoders" if self.experiment.recipe else "yes"
 
     def difference(self) -> str:
         """Ours less the published figure, which is taken as exact, with the interval of ours."""
@@ -249,14 +255,15 @@ def mean_score(scores: "Sequence[Score]") -> "Score":
 
 def _why_not(place: Place, protocols: Sequence[str], scores: "Sequence[Score]") -> str:
     """Why our figure and the published one are of different things; empty if they are not."""
+    reasons = []
     if place.dataset != place.published.dataset:
-        return "other data"
+        reasons.append("other data")
     if any(RANDOM + "@" in name for name in place.sets.values()):
-        return "random weights"
-    whole = [place.published.clips[name] for name in protocols]
-    if sum(one.n for one in scores) != sum(whole):
-        return f"of {sum(whole)} clips"
-    return ""
+        reasons.append("random weights")
+    whole = sum(place.published.clips[name] for name in protocols)
+    if not reasons and sum(one.n for one in scores) != whole:
+        reasons.append(f"of {whole} clips")
+    return ", ".join(reasons)
 
 
 def _print_notes(place: Place, experiments: Sequence[Experiment]) -> None:
