@@ -357,6 +357,36 @@ def test_cmvras_aligned_checkpoints_end_in_a_projection(tmp_path):
     torch.testing.assert_close(features["embedding"][:, 0, 0], wanted)
 
 
+@pytest.mark.parametrize(
+    ("modality", "options", "held"),
+    [
+        ("ir.ceiling", {}, "ceiling"),
+        ("ir.inner_mirror", {}, "ir"),
+        ("ir", {}, "ir"),
+        ("rgb", {"entry": "rgb2"}, "rgb2"),
+    ],
+)
+def test_a_camera_is_encoded_by_its_own_encoder_of_an_aligned_checkpoint(tmp_path, modality, options, held):
+    """CMVRA keys Drive&Act's cameras by their names, and a second encoder of RGB as rgb2."""
+    models = {name: OmnivoreModel(replace(TINY, projection=6)).eval() for name in ("ir", "ceiling", "rgb2")}
+    states = {
+        f"module.modalities_encoders.{name}.module.{key}": value
+        for name, model in models.items()
+        for key, value in model.state_dict().items()
+    }
+    torch.save({"epoch": 3, "model_state_dict": states}, tmp_path / "aligned.pth")
+    encoder = load_encoder(
+        "omnivore-swin-b",
+        str(tmp_path / "aligned.pth"),
+        modality=modality,
+        architecture="tiny",
+        projection=6,
+        **options,
+    )
+    assert torch.equal(encoder.model.heads.weight, models[held].heads.weight)
+    assert encoder.space["weights"].endswith(f":{held}")
+
+
 def test_another_number_of_channels_is_refused():
     trunk = OmnivoreModel(replace(TINY, depth_channel=False, classes=7)).trunk
     with pytest.raises(EncoderError, match=r"C is 3"):
