@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from evaluate.source import AUTO, EvaluateError, open_sources
 from store.cli import resolved
+from store.errors import FrameBankError
 
 if TYPE_CHECKING:
     from align.alignment import Alignment
@@ -63,7 +64,7 @@ def build(
             "index/build_seconds", saved.facts["build_seconds"], len(collection), index=name, kind=kind
         )
         run.used(*source.used)
-    print_indexes([saved])
+    print_indexes([saved], ["fits"])
     return 0
 
 
@@ -81,14 +82,14 @@ def info(bank: str = "bank", name: str | None = None) -> int:
     if name is not None:
         one = read_saved(opened.path, name)
         one.open()
-        print_indexes([one])
+        print_indexes([one], [state(bank, one)])
         print(f"\n{one.folder}\nmade by {one.rebuild}")
         return 0
     found = saved_indexes(opened.path)
     if not found:
         print(f"no index yet; `python -m evaluate index build --bank {bank}` makes one")
         return 0
-    print_indexes(found)
+    print_indexes(found, [state(bank, one) for one in found])
     return 0
 
 
@@ -128,6 +129,16 @@ def collection_of(bank: str, saved: "SavedIndex") -> "Collection":
     return collect(source, names)
 
 
+def state(bank: str, saved: "SavedIndex") -> str:
+    """Whether an index still fits what the bank holds; why not, on stderr."""
+    try:
+        added = saved.check(collection_of(bank, saved))
+    except FrameBankError as error:
+        print(error, file=sys.stderr)
+        return "stale"
+    return f"{len(added):,} to add" if len(added) else "fits"
+
+
 def checkpoint_name(alignment: "Alignment | None", bank: str) -> str:
     """``run:<id>`` for a checkpoint of the bank, its folder for another; empty for raw features."""
     from pathlib import Path
@@ -141,14 +152,14 @@ def checkpoint_name(alignment: "Alignment | None", bank: str) -> str:
     return f"run:{folder.name}" if own else str(folder)
 
 
-def print_indexes(found: "Sequence[SavedIndex]") -> None:
+def print_indexes(found: "Sequence[SavedIndex]", states: Sequence[str]) -> None:
     """A row an index."""
     from evaluate.index import index_class
     from evaluate.records import print_table
     from store.text_table import byte_text
 
     rows = []
-    for one in found:
+    for one, fits in zip(found, states, strict=True):
         facts = one.facts
         vectors = facts["files"]["vectors.npy"]["bytes"]
         structure = sum(size["bytes"] for file, size in facts["files"].items() if _is_structure(file))
@@ -165,6 +176,7 @@ def print_indexes(found: "Sequence[SavedIndex]") -> None:
                 "bytes a vector": f"{structure / facts['count']:.0f}",
                 "predicted": f"{index_class(one.kind).predicted_bytes(facts['dim'], facts['count']):.0f}",
                 "seconds": f"{facts['build_seconds']:.1f}",
+                "state": fits,
             }
         )
     print_table(rows)

@@ -95,9 +95,14 @@ class SavedIndex:
         }
 
     def items(self) -> "pa.Table":
-        """item_id and version of each vector."""
+        """item_id and version of each vector.
+
+        Raises:
+            SavedIndexError: If the file is not as it was written.
+        """
         import pyarrow.parquet as pq
 
+        self._verify(ITEMS_FILE)
         return pq.read_table(self.folder / ITEMS_FILE)
 
     def check(self, collection: Collection) -> np.ndarray:
@@ -141,12 +146,15 @@ class SavedIndex:
         """
         from evaluate.index import make_index
 
-        for name, written in self.facts["files"].items():
-            path = self.folder / name
-            if not path.exists() or file_facts(path) != written:
-                raise SavedIndexError(f"index {self.name}: {path} is damaged or missing; {self.rebuild}")
+        for name in self.facts["files"]:
+            self._verify(name)
         vectors = np.load(self.folder / VECTORS_FILE, mmap_mode="r")
         return make_index(self.kind, vectors, self.folder, self.facts["options"])
+
+    def _verify(self, name: str) -> None:
+        path = self.folder / name
+        if not path.exists() or file_facts(path) != self.facts["files"][name]:
+            raise SavedIndexError(f"index {self.name}: {path} is damaged or missing; {self.rebuild}")
 
 
 def index_folder(bank: Path, name: str) -> Path:

@@ -110,6 +110,8 @@ def test_a_flipped_byte_is_found(bank, name: str) -> None:
     path.write_bytes(content)
     with pytest.raises(SavedIndexError, match=rf"{name} is damaged or missing; python -m evaluate"):
         info(str(bank.path), "mine")
+    with pytest.raises(SavedIndexError, match=f"{name} is damaged or missing"):
+        search("clap", str(bank.path), index="mine")
 
 
 def test_a_truncated_or_edited_description_is_no_index(bank) -> None:
@@ -177,7 +179,18 @@ def test_info_lists_sizes(bank, capsys) -> None:
     build(str(bank.path), name="mine", kind="flat")
     capsys.readouterr()
     info(str(bank.path))
-    assert "40 x 8" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "40 x 8" in out
+    assert out.rstrip().endswith("fits")
+    add_clips(bank, ["new one"])
+    info(str(bank.path))
+    assert capsys.readouterr().out.rstrip().endswith("1 to add")
+    with bank.catalog.transaction() as connection:
+        connection.execute("UPDATE features SET media_key = 'other' WHERE item_id = 'c07'")
+    info(str(bank.path))
+    captured = capsys.readouterr()
+    assert captured.out.rstrip().endswith("stale")
+    assert "'c07'" in captured.err
     info(str(bank.path), "mine")
     assert "made by python -m evaluate index build --name mine --kind flat" in capsys.readouterr().out
 
