@@ -8,8 +8,9 @@ five tables (`--tables`):
   supervised) and on embeddings aligned on unlabelled pairs alone (``aligned, pairs``), beside a ridge
   ``baseline`` on the raw sequence (``evaluate.baseline``); retrieval of clips with the same action, inertial
   to skeleton, and of clips by the action's name;
-* ``heads``: the same recipe with other heads. ``linear``, ``mlp`` and ``attention`` see a clip's frames as a
-  bag; of skeletons, whose features are movements around their mean, hardly anything is left in it;
+* ``heads``: the same recipe with other heads. ``linear`` and ``mlp`` see a clip's mean over frames, in which
+  hardly anything is left of skeletons (their features are movements around it), ``attention`` a bag of
+  frames, the others their order; the recipe's own, an MLP of the whole sequence, is ``aligned, named``;
 * ``fusion``: every subset of the modalities. Stored features: late (the probes' log-probabilities, weighed
   alike or by weights learnt between teaching subjects) and concatenated (one classifier). Aligned: late,
   with equal weights, of the ridge classifiers, or of the cosines to the action names, where nothing is fitted
