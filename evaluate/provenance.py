@@ -14,7 +14,8 @@ LABELS = "labels"
 # What, of a metric's detail, says under which setting it was taken: two that differ in any of these are no
 # older and newer figure of one thing.
 IDENTITY = (
-    "modality", "pair", "fusion", "classifiers", "features", "aligned_on", "part", "among", "neighbours",
+    "modality", "pair", "fusion", "classifiers", "experiment", "published_protocol",
+    "features", "aligned_on", "part", "among", "neighbours",
     "learn_from", "learn_dataset", "shots", "epochs", "balanced", "query", "gallery", "by", "prompt_set",
     "classes", "transductive", "index", "average", "convention", "missing", "of", "over",
 )  # fmt: skip

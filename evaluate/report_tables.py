@@ -193,12 +193,20 @@ def _fusion_table(rows: Sequence[Row]) -> str:
     return fusion_table(rows)
 
 
+def _published_table(rows: Sequence[Row]) -> str:
+    from evaluate.report_published import published_table
+
+    return published_table(rows)
+
+
 _TABLES = {
     "evaluate probe": _classification_table,
     "evaluate fuse": _fusion_table,
     "evaluate knn": _classification_table,
     "evaluate zero-shot": _classification_table,
     "evaluate pooled": _classification_table,
+    "evaluate classify": _classification_table,
+    "evaluate reproduce": _published_table,
     "evaluate retrieve": _retrieval_table,
 }
 

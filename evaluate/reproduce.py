@@ -229,16 +229,17 @@ def _filled(place: Place, line: Line, found: "Mapping[str, Mapping[tuple[str, st
     names = list(found) if line.protocol == MEAN else [line.protocol]
     scores = [found[name][key] for name in names]
     ours = scores[0] if len(scores) == 1 else mean_score(scores)
+    done = replace(line, ours=ours, why_not=_why_not(place, names, scores))
     detail = {
-        "experiment": line.experiment.name,
+        "experiment": f"{line.experiment.name}, {line.experiment.task} ({line.experiment.setting})",
         "task": line.experiment.task,
         "modality": line.modality,
-        "protocol": line.protocol,
-        "published": line.published / 100,
-        "why_not_comparable": _why_not(place, names, scores),
+        "published_protocol": line.protocol,
+        "published": round(line.published / 100, 4),
+        "difference": "" if done.why_not else done.difference(),
+        "comparable": done.comparable(),
     }
-    ours = replace(ours, name=METRIC_NAMES[line.metric], detail=detail)
-    return replace(line, ours=ours, why_not=str(detail["why_not_comparable"]))
+    return replace(done, ours=replace(ours, name=METRIC_NAMES[line.metric], detail=detail))
 
 
 def mean_score(scores: "Sequence[Score]") -> "Score":

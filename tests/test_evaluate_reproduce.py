@@ -6,6 +6,7 @@ import pytest
 
 from evaluate.published import FOLDER, Experiment, read_published
 from evaluate.records import Score
+from evaluate.report_tables import results
 from evaluate.reproduce import Line, mean_score, reproduce
 from store.bank import Bank
 from store.errors import UnknownNameError
@@ -69,7 +70,7 @@ def make_bank(
 def scores_of(bank: Bank) -> dict[tuple, float]:
     query = """
         SELECT detail ->> 'task' AS task, detail ->> 'modality' AS modality,
-            detail ->> 'protocol' AS protocol, name, value, n FROM metrics WHERE run_id = (
+            detail ->> 'published_protocol' AS protocol, name, value, n FROM metrics WHERE run_id = (
                 SELECT max(run_id) FROM runs WHERE command = 'evaluate reproduce' AND status = 'done')
     """
     return {tuple(row.values())[:4]: (row["value"], row["n"]) for row in bank.sql(query).to_pylist()}
@@ -118,6 +119,10 @@ def test_ours_beside_the_published_what_is_missing_is_said_and_nothing_is_done_t
     assert "--modality skeleton --bank" in missing and "--encoder joints" in missing
     assert "swinB_In21k_checkpoint.torch" in missing and "--modality ir" not in missing
     assert "--config configs/extract/cmvra-clip-vip.yaml --weights pretrain_clipvip_base_16.pt" in missing
+    page = results(bank, None)
+    assert (
+        page.count("frozen RGB, probe (base)") == 1 and "56.6" in page and "8.4" in page
+    )  # all four figures
     query = "SELECT count(*) AS n FROM runs WHERE command IN ('evaluate probe', 'evaluate zero-shot')"
     assert bank.sql(query)["n"].to_pylist() == [4]
     reproduce("cmvra", **told)
