@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from store.bank import Bank
 
 TEXT = "text"
-MEDIA_SHARE = 0.4  # of the available memory that kept clips may take, of all encoders together
+MEDIA_SHARE = 0.4  # of the available memory that kept clips may take, of all encoders and ranks together
 
 
 def end_to_end(
@@ -206,6 +206,7 @@ def _media(
 ) -> "Input":
     import math
 
+    from align import distributed
     from align.live import LiveMedia, field_of, live_recipe
     from align.materialise import available_bytes
     from align.media import media as media_of
@@ -228,7 +229,8 @@ def _media(
     views = views_of(bank.catalog, scope.dataset, pairs if scope.views > 1 else ())
     feed = PixelFeed(encoder, media, rows, views, scope.views, sampling, pool, config.tune[name])
     if config.keep_media:
-        feed.stream.keep_bytes = MEDIA_SHARE * available_bytes() / len(config.tune)
+        sharers = len(config.tune) * distributed.size()
+        feed.stream.keep_bytes = MEDIA_SHARE * available_bytes() / sharers
 
     def encode(values: "Tensor") -> "Tensor":
         return field_values(kind, encoder.features(values))
