@@ -85,25 +85,25 @@ utd: $(STAMP)    ## The UTD-MHAD tables of the README; needs ../shared/data/utd_
 	$(PY) -m extract --dataset utd-mhad --root $(UTD) --bank demo/utd-bank
 	$(PY) -m evaluate.utd_mhad --bank demo/utd-bank
 
-# Per seed: the encoder trained, extracted with, and the same recipe with it frozen; then both probed.
+# Per seed: heads on the frozen encoder; encoder and head trained on from there; extracted with; both probed.
 E2E := --bank demo/utd-e2e-bank
 RECIPES := configs/align/end_to_end
 SMALL := --dataset utd-mhad --modality depth --encoder efficientnet-lite0 --preset small --frames 8
 FROZEN_SET := SELECT name FROM feature_sets WHERE modality = 'depth' AND spec ->> '$$.space.preprocess.size' = '128' \
-	ORDER BY set_id LIMIT 1
+	ORDER BY created_at LIMIT 1
 utd-e2e: $(STAMP) ## What training a depth encoder end to end gains on UTD-MHAD (SEEDS="0 1 2")
 	$(PY) -m extract --dataset utd-mhad --root $(UTD) $(E2E)
 	$(PY) -m extract $(SMALL) $(E2E)
 	anchors=$$($(PY) -m align --config $(RECIPES)/anchors.yaml $(E2E)); \
 	frozen_set=$$($(PY) -m store sql "$(FROZEN_SET)" --format csv $(E2E) | tail -n 1); \
 	for seed in $(SEEDS); do \
-		run=$$($(PY) -m align.end_to_end --config $(RECIPES)/depth.yaml --init $$anchors --seed $$seed $(E2E)) && \
-		$(PY) -m extract $(SMALL) --weights $$run/encoder_depth.safetensors $(E2E) && \
 		still=$$($(PY) -m align --config $(RECIPES)/depth-frozen.yaml --init $$anchors --seed $$seed \
-			--modalities.depth.encoder $$frozen_set $(E2E)) || exit 1; \
+			--modalities.depth.encoder $$frozen_set $(E2E)) && \
+		run=$$($(PY) -m align.end_to_end --config $(RECIPES)/depth.yaml --init $$still --seed $$seed $(E2E)) && \
+		$(PY) -m extract $(SMALL) --weights $$run/encoder_depth.safetensors $(E2E) || exit 1; \
 		ours=$$ours$${ours:+,}$$run; rival=$$rival$${rival:+,}$$still; \
 	done; \
-	$(PY) -m evaluate gain --ours $$ours --rival $$rival --modality depth $(E2E)
+	$(PY) -m evaluate gain $$ours $$rival depth $(E2E)
 
 bench: $(STAMP)   ## Storage, extraction, alignment and search against their limits and rivals, as ratios
 	$(PY) -m store.bench

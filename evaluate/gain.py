@@ -33,7 +33,7 @@ def gain(
     of ours as well: a difference is beyond chance where its interval leaves 0 out.
 
     Examples:
-      python -m evaluate gain --ours run:A,run:B --rival run:C,run:D --modality depth
+      python -m evaluate gain run:A,run:B run:C,run:D depth
 
     Args:
         ours: Checkpoints with commas, one a seed: end-to-end trainings, say.
