@@ -66,11 +66,11 @@ define cmvra-protocol
 	$(PY) -m evaluate geometry --protocol $(1) --bank demo/cmvra --checkpoint latest
 endef
 
-test: $(STAMP)   ## The fast suite (about five minutes on two cores)
+test: $(STAMP)   ## The fast suite (about six minutes on two cores)
 	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
-test-all: $(STAMP)   ## Everything: kills, full-size models, README commands
-	$(PY) -m pytest
+test-all: test   ## Everything: then kills, full-size models, README commands, one at a time
+	$(PY) -m pytest -m slow
 
 lint: $(STAMP)
 	$(PY) -m ruff check $(PACKAGES) tests
