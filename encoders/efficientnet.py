@@ -111,15 +111,19 @@ class EfficientNetLite0:
         return _folded(self.network()).to(self.device, memory_format=torch.channels_last)
 
     def network(self) -> Any:
-        """The network as its file has it, in evaluation mode: the form to train, set as ``model``."""
+        """The network as its file has it, in evaluation mode: the form to train, set as ``model``.
+
+        Without the stochastic depth of its ImageNet training: frame by frame, and in frozen blocks too, that
+        drowns what changes from frame to frame.
+        """
         from efficientnet_lite_pytorch import EfficientNet
 
         if self.weights == RANDOM:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                model = EfficientNet.from_name("efficientnet-lite0")
+                model = EfficientNet.from_name("efficientnet-lite0", drop_connect_rate=0.0)
         else:
-            model = EfficientNet.from_name("efficientnet-lite0")
+            model = EfficientNet.from_name("efficientnet-lite0", drop_connect_rate=0.0)
             path = self.weights_file()
             load_strictly(model, read_checkpoint(path), f"efficientnet-lite0: {path}")
         return model.eval().to(memory_format=torch.channels_last)

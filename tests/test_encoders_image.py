@@ -139,6 +139,17 @@ def test_the_small_preset_and_the_form_that_is_trained_compute_the_same_function
     assert all(torch.allclose(folded[name], trained[name], atol=2e-4) for name in folded)
 
 
+def test_training_drops_no_blocks(photos):
+    encoder = EfficientNetLite0(preset="small")
+    prepared = torch.from_numpy(encoder.prepare()(photos[0][None], "rgb"))[None]
+    encoder.model = encoder.network()
+    calm = encoder.features(prepared)["cls"]
+    for module in encoder.model.train().modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    assert torch.equal(encoder.features(prepared)["cls"], calm)
+
+
 def test_tokens_are_the_grid_that_cls_averages(photos):
     encoder = load_encoder("efficientnet-lite0", modality="rgb")
     features = encoder.encode(torch.from_numpy(encoder.prepare()(photos[1][None], "rgb"))[None])
