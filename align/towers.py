@@ -119,6 +119,7 @@ class Towers(Heads):
     def __init__(self, heads: Heads, towers: Mapping[str, Tower], micro_batch: int):
         super().__init__({}, heads.embedding)
         self.modalities, self.heads, self.micro_batch = heads.modalities, heads.heads, micro_batch
+        self.frozen = heads.frozen
         self.towers = nn.ModuleDict({module_key(name): tower for name, tower in towers.items()})
 
     def tower(self, modality: str) -> Tower:
@@ -145,7 +146,7 @@ class Towers(Heads):
     def without_towers(self) -> Heads:
         """The heads alone, the same modules: what an alignment's checkpoint holds."""
         plain = Heads({}, self.embedding)
-        plain.modalities, plain.heads = self.modalities, self.heads
+        plain.modalities, plain.heads, plain.frozen = self.modalities, self.heads, self.frozen
         return plain
 
 

@@ -25,8 +25,10 @@ from align.checkpoint import read_state
 from align.config import AugmentConfig, LossConfig, ModalityConfig
 from align.end_to_end import EndToEndError, end_to_end, prepare
 from align.end_to_end_config import EndToEndConfig, TuneConfig
+from align.model import Heads, HeadSpec
 from align.pretraining_run import interrupted
 from align.run import ResumeError
+from align.towers import Towers
 from align.tuning_run import COMMAND, go_on, tune
 from encoders import load_encoder
 from evaluate.leakage import LeakageError
@@ -307,6 +309,14 @@ def test_features_are_standardised_by_what_the_encoder_gave_before_training(bank
 
 
 # Training
+
+
+def test_frozen_heads_drop_nothing():
+    heads = Heads({"skeleton": HeadSpec("mlp", 1, 4, {"dropout": 0.5})}, 8)
+    heads.freeze(["skeleton"])
+    towers = Towers(heads, {}, 1).train()
+    values = torch.randn(2, 3, 1, 4)
+    assert torch.equal(towers.embed("skeleton", values), towers.embed("skeleton", values))
 
 
 def test_a_seed_is_a_run_and_training_changes_the_encoder(bank):
