@@ -85,7 +85,7 @@ utd: $(STAMP)    ## The UTD-MHAD tables of the README; needs ../shared/data/utd_
 	$(PY) -m extract --dataset utd-mhad --root $(UTD) --bank demo/utd-bank
 	$(PY) -m evaluate.utd_mhad --bank demo/utd-bank
 
-# Per seed: heads on the frozen encoder; encoder and head trained on from there; extracted with; both probed.
+# Anchors once; per seed: a head on the frozen encoder; encoder and head together; extracted with; both probed.
 E2E := --bank demo/utd-e2e-bank
 RECIPES := configs/align/end_to_end
 SMALL := --dataset utd-mhad --modality depth --encoder efficientnet-lite0 --preset small --frames 8
@@ -99,7 +99,7 @@ utd-e2e: $(STAMP) ## What training a depth encoder end to end gains on UTD-MHAD 
 	for seed in $(SEEDS); do \
 		still=$$($(PY) -m align --config $(RECIPES)/depth-frozen.yaml --init $$anchors --seed $$seed \
 			--modalities.depth.encoder $$frozen_set $(E2E)) && \
-		run=$$($(PY) -m align.end_to_end --config $(RECIPES)/depth.yaml --init $$still --seed $$seed $(E2E)) && \
+		run=$$($(PY) -m align.end_to_end --config $(RECIPES)/depth.yaml --init $$anchors --seed $$seed $(E2E)) && \
 		$(PY) -m extract $(SMALL) --weights $$run/encoder_depth.safetensors $(E2E) || exit 1; \
 		ours=$$ours$${ours:+,}$$run; rival=$$rival$${rival:+,}$$still; \
 	done; \
