@@ -9,17 +9,22 @@ scraped captions only, and a text then has the same tokens whichever file the we
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from encoders.text import encode_in_buckets, tokenise
+
 if TYPE_CHECKING:
+    import torch
     from transformers import CLIPTokenizer
 
 MERGES = Path(__file__).with_name("data") / "clip_merges.txt.gz"
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
 CONTEXT_LENGTH = 77
+SHORT = (16, 32)  # padded lengths of most texts
 
 
 @cache
@@ -38,6 +43,18 @@ def clip_tokenizer(context_length: int = CONTEXT_LENGTH) -> CLIPTokenizer:
     merges: Any = _merges()  # pairs are accepted, though annotated as text
     vocabulary = {token: number for number, token in enumerate(_tokens(merges))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=context_length)
+
+
+def encode_clip_texts(
+    texts: Sequence[str], encode: Callable[[dict[str, torch.Tensor]], torch.Tensor], length: int, dim: int
+) -> torch.Tensor:
+    """L texts -> ``(L, dim)`` float32 by a text tower of ``length`` positions (:mod:`encoders.text`)."""
+    return encode_in_buckets(list(texts), clip_tokenizer(length), encode, length, dim, (*SHORT, length))
+
+
+def clip_tokens(texts: Sequence[str], length: int) -> dict[str, torch.Tensor]:
+    """L texts -> token tensors for a text tower of ``length`` positions (:mod:`encoders.text`)."""
+    return tokenise(texts, clip_tokenizer(length), length, (*SHORT, length))
 
 
 def _merges() -> list[tuple[str, str]]:

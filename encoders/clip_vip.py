@@ -14,18 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from encoders.clip_tokenizer import clip_tokenizer
+from encoders.clip_tokenizer import clip_tokens, encode_clip_texts
 from encoders.clip_vip_model import VideoShape, VideoTower
 from encoders.errors import EncoderError
 from encoders.prenormalize import JOINTS, PrepareBody
 from encoders.preprocess import CLIP_MEAN, CLIP_STD, CmvraImages, ImagePreprocess
 from encoders.pretrained import CMVRA, OFFICIAL, Card, Pretrained
 from encoders.protocols import Field
-from encoders.text import encode_in_buckets, tokenise
 from encoders.tokens import token_fields
 
 TEXT, SKELETON = "text", "skeleton"
-SHORT = (16, 32)  # padded lengths of most texts
 OFFICIAL_PREFIX = "clipmodel."
 # int64 tables of 0, 1, 2... that the official files carry and nothing reads.
 POSITION_IDS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
@@ -184,20 +182,12 @@ class ClipVip(Pretrained):
         """L texts -> ``(L, E)`` float32, un-normalised, on the CPU."""
         if self.modality not in (TEXT, None):
             raise EncoderError(f"{self.name}: it was made for {self.modality}; make one for modality 'text'")
-        length = self.architecture.text.length
-        return encode_in_buckets(
-            list(texts),
-            clip_tokenizer(length),
-            self._encode_tokens,
-            length,
-            self.architecture.joint,
-            (*SHORT, length),
-        )
+        own = self.architecture
+        return encode_clip_texts(texts, self._encode_tokens, own.text.length, own.joint)
 
     def tokenise(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """See :class:`encoders.protocols.TextEncoder`."""
-        length = self.architecture.text.length
-        return tokenise(texts, clip_tokenizer(length), length, (*SHORT, length))
+        return clip_tokens(texts, self.architecture.text.length)
 
     def text_features(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """See :class:`encoders.protocols.TextEncoder`."""

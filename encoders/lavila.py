@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from encoders.checkpoint import read_tensors
-from encoders.clip_tokenizer import clip_tokenizer
+from encoders.clip_tokenizer import clip_tokens, encode_clip_texts
 from encoders.clip_vip import TextShape
 from encoders.clip_vip_model import quick_gelu
 from encoders.errors import EncoderError
@@ -23,11 +23,9 @@ from encoders.preprocess import ImagePreprocess
 from encoders.pretrained import Card, Pretrained
 from encoders.protocols import Field
 from encoders.space_time import Inflation, SpaceTimeShape, SpaceTimeTransformer
-from encoders.text import encode_in_buckets, tokenise
 from encoders.tokens import token_fields
 
 TEXT = "text"
-SHORT = (16, 32)  # padded lengths of most texts
 TEMPORAL = "visual.temporal_embed"
 # CLIP's, except that the first mean is 225 and not 255 times CLIP's 0.48145466: the checkpoints were trained
 # with this slip, so that it has to stay.
@@ -185,20 +183,12 @@ class Lavila(Pretrained):
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """L texts -> ``(L, E)`` float32, un-normalised, on the CPU."""
-        length = self.architecture.text.length
-        return encode_in_buckets(
-            list(texts),
-            clip_tokenizer(length),
-            self._encode_tokens,
-            length,
-            self.architecture.joint,
-            (*SHORT, length),
-        )
+        own = self.architecture
+        return encode_clip_texts(texts, self._encode_tokens, own.text.length, own.joint)
 
     def tokenise(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """See :class:`encoders.protocols.TextEncoder`."""
-        length = self.architecture.text.length
-        return tokenise(texts, clip_tokenizer(length), length, (*SHORT, length))
+        return clip_tokens(texts, self.architecture.text.length)
 
     def text_features(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """See :class:`encoders.protocols.TextEncoder`."""
