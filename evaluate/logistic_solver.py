@@ -139,8 +139,17 @@ class _Problem:
         self.reach = float(lengths.mean()) ** 0.5
         known = None if self.weights is None else self.weights[:, 0]
         self.shares = torch.bincount(self.y[:, 0], known, classes).to(self.x.dtype) / self.n
-        self.sampled = slice(None, None, max(1, self.n // max(SAMPLE_ROWS, 4 * self.width)))
+        self.sampled = self.sample(max(SAMPLE_ROWS, 4 * self.width))
         self.spectrum, self.axes, self.rest = spectrum(self.x[self.sampled])
+
+    def sample(self, count: int) -> "slice | Tensor":
+        """So many rows at random, ascending: every n-th could miss classes that take turns."""
+        import torch
+
+        if self.n <= count:
+            return slice(None)
+        chosen = np.random.default_rng(0).choice(self.n, count, replace=False, shuffle=False)
+        return torch.as_tensor(np.sort(chosen), device=self.x.device)
 
     def start(self) -> _Point:
         """No weights, and the bias that is then the best."""
@@ -231,7 +240,7 @@ class _Problem:
             point = self.at(parameters, point.logits + (parameters[-1] - point.parameters[-1]))
         return point
 
-    def curvature(self, error: "Tensor", rows: slice) -> "Tensor":
+    def curvature(self, error: "Tensor", rows: "slice | Tensor") -> "Tensor":
         """(C, C) mean of diag(p) - p p^T over rows, from (n, C) p - y."""
         import torch
 

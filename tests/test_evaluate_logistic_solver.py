@@ -121,3 +121,16 @@ def test_ten_passes_do_at_a_common_strength() -> None:
     rows, labels = problem(3000, 60, 10)
     (found,) = solve_path(rows, labels, 10, [1e-3], 1e-4)
     assert found.passes <= 10
+
+
+def test_the_order_of_the_rows_does_not_make_the_hessian_worse(monkeypatch) -> None:
+    """Classes that take turns: every fourth row is one of only 3 of the 12."""
+    monkeypatch.setattr(logistic_solver, "SAMPLE_ROWS", 700)
+    rng = np.random.default_rng(0)
+    labels = np.arange(2880) % 12
+    rows = rng.normal(size=(12, 40))[labels] * 0.4 + rng.normal(size=(2880, 40))
+    rows = ((rows - rows.mean(axis=0)) * np.arange(1, 41) ** -0.7).astype(np.float32)
+    shuffled = rng.permutation(len(rows))
+    (turns,) = solve_path(rows, labels, 12, [1e-3], 1e-6)
+    (mixed,) = solve_path(rows[shuffled], labels[shuffled], 12, [1e-3], 1e-6)
+    assert turns.passes <= mixed.passes + 1.5
