@@ -200,7 +200,7 @@ class IvfPqIndex(Structure):
     """
 
     least = 16
-    OPTIONS = {"shortlist": 20, "dims": 2}
+    OPTIONS = {"shortlist": 16, "dims": 2}
 
     @classmethod
     def sized(cls, count: int) -> dict[str, int]:
@@ -240,7 +240,7 @@ class HnswIndex(Structure):
     searching keep; ``shortlist``: how many times k are proposed.
     """
 
-    OPTIONS = {"shortlist": 3, "links": 16, "build": 64, "breadth": 64}
+    OPTIONS = {"shortlist": 3, "links": 16, "build": 96, "breadth": 64}
 
     def description(self, dim: int) -> str:
         """See :class:`Structure`."""

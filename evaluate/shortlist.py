@@ -41,9 +41,12 @@ def best_of(
     vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best k of each query's rows by their true inner products: scores and rows (Q, k), as an index."""
-    scores = scores_of(vectors, queries, rows)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    behind = -scores_of(vectors, queries, rows)
+    if k < rows.shape[1]:
+        near = np.argpartition(behind, k - 1, axis=1)[:, :k]
+        behind, rows = np.take_along_axis(behind, near, 1), np.take_along_axis(rows, near, 1)
+    order = np.argsort(behind, axis=1, kind="stable")
+    return -np.take_along_axis(behind, order, 1), np.take_along_axis(rows, order, 1)
 
 
 def search_all(
