@@ -19,6 +19,7 @@ from evaluate.shortlist import contiguous, scores_of, search_all, search_allowed
 if TYPE_CHECKING:
     import torch
 
+FEW = 8192  # vectors among which a shortlist saves less than it costs
 GROUP = 32  # scores of which only the largest is looked at, unless it is large enough
 QUERIES = 1024  # at a time
 MOST_CANDIDATES = 2048  # a query; above it, it falls back
@@ -93,7 +94,7 @@ class ExactIndex:
     def _some(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         if k * GROUP > len(self._codes.codes):  # a shortlist would be no shorter
             return search_double(self.vectors, queries, k)
-        if not native_int8():
+        if len(self) < FEW or not native_int8():
             return search_float(self.vectors, queries, k, self._codes.longest)
         candidates, failed = _candidates(self._codes, self.vectors, queries, k)
         scores, rows = _ordered(self.vectors, queries, candidates, k, self._codes.longest)
