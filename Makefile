@@ -105,10 +105,11 @@ utd-e2e: $(STAMP) ## What training a depth encoder end to end gains on UTD-MHAD 
 	done; \
 	$(PY) -m evaluate gain $$ours $$rival depth $(E2E)
 
-bench: $(STAMP)   ## Storage, extraction, alignment and search against their limits and rivals, as ratios
+bench: $(STAMP)   ## Storage, extraction, alignment, the probe and search against their limits and rivals, as ratios
 	$(PY) -m store.bench
 	$(PY) -m extract.bench --profile
 	$(PY) -m align.bench
+	$(PY) -m evaluate.bench probe
 	$(PY) -m evaluate.bench index
 	$(PY) -m evaluate.bench search
 
