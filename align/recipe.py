@@ -7,9 +7,10 @@ import dataclasses
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.config import ModalityConfig, TextConfig
+from align.config import AlignConfig, ModalityConfig, TextConfig
 from align.pairs import resolve_pairs
 from store.errors import FrameBankError, UnknownNameError
 
@@ -288,3 +289,21 @@ def _grouped(columns: Mapping[str, list[Any]]) -> dict[Any, list[str]]:
     for key, value in zip(keys, values, strict=True):
         grouped.setdefault(key, []).append(value)
     return grouped
+
+
+def read_recipe(path: str) -> AlignConfig:
+    """The YAML of `python -m align` as its configuration; wrong keys end with the message that names them.
+
+    Raises:
+        RecipeError: If there is no such file.
+    """
+    from jsonargparse import auto_cli
+
+    if not Path(path).is_file():
+        raise RecipeError(f"recipe: no file {path}; those that come along are in configs/align")
+    config: AlignConfig = auto_cli(_recipe, args=["--config", path], prog="recipe")
+    return config
+
+
+def _recipe(**asked: Any) -> AlignConfig:
+    return AlignConfig(**asked)

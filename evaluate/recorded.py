@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from store.runs import json_ready
@@ -12,10 +12,10 @@ from store.runs import json_ready
 if TYPE_CHECKING:
     from store.bank import Bank
 
-# Finished runs of a command, the newest first, that no feature set of theirs has outgrown since.
+# Runs of a command, finished or not, the newest first, that no feature set of theirs has outgrown since.
 RUNS = """
     SELECT r.run_id, r.config::VARCHAR AS config FROM runs r
-    WHERE r.command = ? AND r.status = 'done' AND NOT EXISTS (
+    WHERE r.command = ? AND (r.status = 'done') = ? AND NOT EXISTS (
         SELECT 1 FROM run_sets u JOIN feature_sets s
             ON s.dataset = u.dataset AND s.modality = u.modality AND s.name = u.feature_set
         JOIN segments g USING (set_id)
@@ -52,12 +52,21 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
 
 def recorded(bank: "Bank", command: str, wanted: Mapping[str, Any]) -> str | None:
     """The newest finished run whose configuration has all these values, and whose features are up to date."""
+    return next(_runs(bank, command, wanted, done=True), None)
+
+
+def interrupted(bank: "Bank", command: str, wanted: Mapping[str, Any], state: str) -> str | None:
+    """The newest such run that did not finish, and left a file ``state`` to go on from."""
+    unfinished = _runs(bank, command, wanted, done=False)
+    return next((one for one in unfinished if (bank.path / "runs" / one / state).exists()), None)
+
+
+def _runs(bank: "Bank", command: str, wanted: Mapping[str, Any], done: bool) -> Iterator[str]:
     asked = json_ready(wanted)
-    for row in bank.sql(RUNS, [command]).to_pylist():
+    for row in bank.sql(RUNS, [command, done]).to_pylist():
         config = json.loads(row["config"])
         if all(name in config and config[name] == value for name, value in asked.items()):
-            return str(row["run_id"])
-    return None
+            yield str(row["run_id"])
 
 
 def metrics(bank: "Bank", run_id: str) -> list[dict[str, Any]]:

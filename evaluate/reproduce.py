@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from align.recipe import RecipeError
 from evaluate.published import MEAN, RECIPES, Experiment, read_published
 from evaluate.published_features import RANDOM, MissingError, Place
-from evaluate.recorded import metrics, recorded, step
+from evaluate.recorded import interrupted, metrics, recorded, step
 from evaluate.source import EvaluateError
 from store.cli import resolved
 from store.tables import TEXT
@@ -200,17 +200,23 @@ def _function(task: str) -> Any:
 
 
 def _aligned(place: Place, recipe: str, protocol: str, train: Mapping[str, Any]) -> str:
-    """The run that aligned by a recipe under a protocol: the recorded one, or a new one."""
+    """The run that aligned by a recipe under a protocol: recorded, interrupted and now finished, or new."""
+    from align.checkpoint import STATE_FILE
+    from align.run import continue_run
     from align.run import train as align
 
     config = _config(place, recipe, protocol, train)
-    known = recorded(place.bank, "align", {"asked": config.as_json()})
-    return known or align(place.bank, config).name
+    asked = {"asked": config.as_json()}
+    if known := recorded(place.bank, "align", asked):
+        return known
+    if begun := interrupted(place.bank, "align", asked, STATE_FILE):
+        return continue_run(place.bank, f"run:{begun}").name
+    return align(place.bank, config).name
 
 
 def _config(place: Place, recipe: str, protocol: str, train: Mapping[str, Any]) -> "AlignConfig":
     """The recipe on this dataset and protocol, with the feature sets that are there."""
-    from evaluate.utd_mhad import read_recipe
+    from align.recipe import read_recipe
 
     config = read_recipe(str(RECIPES / f"{recipe}.yaml"))
     assert isinstance(config.modalities, dict)

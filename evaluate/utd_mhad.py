@@ -56,7 +56,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from evaluate.utd_mhad_data import HALVES, Half, Split
-from evaluate.utd_mhad_heads import RECIPE, Training, embeddings, read_recipe, settings, variant
+from evaluate.utd_mhad_heads import RECIPE, Training, embeddings, settings, variant
 from store.cli import resolved, run  # it sets what torch reads when it is loaded, later
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def utd_mhad(
         processes: Alignments to train at a time, a core each; None: as many as there are cores.
     """
     asked = resolved(**locals())
+    from align.recipe import read_recipe
     from evaluate.utd_mhad_scores import Scores, report
     from evaluate.utd_mhad_tables import TABLES
     from store.bank import Bank

@@ -187,21 +187,3 @@ def train_heads(bank: "Bank", half: Half, config: "AlignConfig") -> "tuple[Align
     trainer.run()
     alignment = Alignment(bank.path, prepared.record, trainer.heads, prepared.standards, trainer.device)
     return alignment, trainer.losses.temperature or 1.0
-
-
-def read_recipe(path: str) -> "AlignConfig":
-    """The YAML of `python -m align` as its configuration; wrong keys end with the message that names them."""
-    from jsonargparse import auto_cli
-
-    from evaluate.source import EvaluateError
-
-    if not Path(path).is_file():
-        raise EvaluateError(f"--recipe: no file {path}; copy {RECIPE.name} and change it")
-    config: AlignConfig = auto_cli(_recipe, args=["--config", path], prog="--recipe")
-    return config
-
-
-def _recipe(**asked: Any) -> "AlignConfig":
-    from align.config import AlignConfig
-
-    return AlignConfig(**asked)

@@ -163,6 +163,33 @@ def test_alignments_are_trained_by_the_recipes_once_and_scored_alone_and_fused(t
     assert all(name.startswith("run:") for name in probed["c"].to_pylist())
 
 
+@pytest.mark.slow
+def test_an_interrupted_alignment_is_continued(tmp_path, monkeypatch):
+    bank = make_bank(tmp_path / "bank", whole=True)
+    loop = {"epochs": 3, "batch": 8, "checkpoint_seconds": 0}
+    told = {"bank": str(bank.path), "only": "best mix,fuse", "train": loop}
+
+    def stop(epochs):
+        def after(row):
+            if row["epoch"] == 2:
+                raise KeyboardInterrupt
+
+        return after
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("align.train.progress", stop)
+        reproduce("cmvra", **told)
+    reproduce("cmvra", **told)
+    runs = bank.sql(
+        """SELECT config ->> 'resumed_from' AS before, config ->> 'protocol' AS protocol, status, run_id
+        FROM runs WHERE command = 'align' ORDER BY started_at"""
+    ).to_pylist()
+    first, second, third = runs
+    assert first["status"] != "done" and {second["status"], third["status"]} == {"done"}
+    assert first["before"] is None and second["before"].endswith(first["run_id"]) and third["before"] is None
+    assert first["protocol"] == second["protocol"] != third["protocol"]
+
+
 def test_features_added_since_make_a_recorded_run_stale(tmp_path, capsys):
     bank = make_bank(tmp_path / "bank")
     told = {"bank": str(bank.path), "only": "probe,frozen", "like": "ntu"}

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from utd_bank import CLASSES, toy_bank
 
+from align.recipe import read_recipe
 from evaluate.utd_mhad import HALVES, utd_mhad
 from evaluate.utd_mhad_data import READ
-from evaluate.utd_mhad_heads import HEADS, NAMED, PAIRS, RECIPE, read_recipe, variant
+from evaluate.utd_mhad_heads import HEADS, NAMED, PAIRS, RECIPE, variant
 from evaluate.utd_mhad_scores import Scores, lines, together
 from evaluate.utd_mhad_tables import (
     BEST_RAW,
@@ -177,7 +178,7 @@ def test_the_recipe_in_the_repository_can_be_read_and_covers_what_is_scored():
     ("arguments", "message"),
     [
         (["--bank", "nowhere"], "nowhere"),
-        (["--recipe", "nowhere.yaml"], "--recipe: no file nowhere.yaml"),
+        (["--recipe", "nowhere.yaml"], "recipe: no file nowhere.yaml"),
         (["--modalities", "skeleton,inertial,rgb"], "no modality named 'rgb'"),
         (["--tables", "actions,head"], "no table named 'head' (did you mean 'heads'?)"),
     ],
