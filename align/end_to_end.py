@@ -44,13 +44,14 @@ def end_to_end(
     """Train encoders, and heads, against stored features of the other modalities.
 
     The dataset has to be registered, and what is not trained extracted. Writes an alignment's checkpoint and
-    encoder_<modality>.safetensors into the run's folder; extract with it, and evaluate with the checkpoint.
+    encoder_<modality>.safetensors (a folder encoder_<modality> for models of transformers) into the run's
+    folder; extract with it, and evaluate with the checkpoint.
 
     Examples:
       python -m align.end_to_end --config configs/align/end_to_end/depth.yaml --bank bank
       python -m align.end_to_end --config RECIPE.yaml --tune.depth.mode last:4 --train.batch 128
       python -m align.end_to_end --resume latest
-      python -m extract --dataset ntu --modality depth --encoder efficientnet-lite0 --weights FILE
+      python -m extract --dataset ntu --modality depth --encoder efficientnet-lite0 --weights FILE_OR_FOLDER
       python -m evaluate probe --dataset ntu --checkpoint latest
 
     Args:
@@ -175,7 +176,6 @@ def _trainee(
 
 def _encoder(name: str, media: str, tune: TuneConfig, device: str) -> Any:
     """The encoder, its network in the form that is trained."""
-    from align.trainee import RANDOM, weights_file
     from encoders import load_encoder
 
     where = f"align.end_to_end: tune.{name}"
@@ -184,11 +184,6 @@ def _encoder(name: str, media: str, tune: TuneConfig, device: str) -> Any:
     encoder: Any = load_encoder(tune.encoder, tune.weights, device, media, **tune.options)
     if not hasattr(encoder, "text_features" if media == TEXT else "features"):
         raise EndToEndError(f"{where}.encoder: {tune.encoder} has no network that can be trained on {media}")
-    if tune.weights != RANDOM and weights_file(encoder) is None:
-        raise EndToEndError(
-            f"{where}.weights: {tune.encoder} is read from a folder; accepted are encoders whose weights are "
-            "one file"
-        )
     if hasattr(encoder, "network"):
         encoder.model = encoder.network()
     return encoder

@@ -5,7 +5,6 @@ it goes) and ``encoder_<modality>.safetensors``, whose header and whose neighbou
 say what the encoder was trained on.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +26,9 @@ COMMAND = "align.mae"
 Config = TypeVar("Config", bound="Resumable")
 FORMAT = 1
 TRAIN, VALIDATION = "train", "validation"
-TOLD = ("dataset", "protocol", "modality", "encoder", "training", "supervision")  # in the file's header
-DIGEST_CHARACTERS = 16  # of the SHA-256 by which encoders.weights names a file
+# What the weights themselves say, in the header of a file or in a file of a folder.
+TOLD = ("dataset", "protocol", "modality", "encoder", "training", "supervision")
+TOLD_KEY, TOLD_FILE = "framebank", "framebank.json"
 WHOLE_SUBJECTS = 5  # with at least so many, whole subjects are held out
 FEWEST_TO_SPLIT = 4  # clips
 
@@ -160,7 +160,7 @@ def pretrain(bank: "Bank", prepared: Prepared) -> Path:
             trainer.save()
         curve = trainer.run(progress())
         write_json(directory / CURVE_FILE, curve)
-        weights = write_encoder(directory, record, prepared.weights(), curve[-1])
+        weights, _ = write_encoder(directory, record["modality"], record, prepared.weights(), curve[-1])
         for name, value in curve[-1].items():
             part, _, error = name.partition("_")
             if part in (TRAIN, VALIDATION) and error:
@@ -171,38 +171,73 @@ def pretrain(bank: "Bank", prepared: Prepared) -> Path:
 
 
 def write_encoder(
-    directory: Path, record: Mapping[str, Any], weights: Mapping[str, torch.Tensor], last: Mapping[str, Any]
-) -> Path:
+    directory: Path,
+    name: str,
+    record: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor],
+    last: Mapping[str, Any],
+    save: "Callable[[Path, Mapping[str, torch.Tensor]], None] | None" = None,
+) -> tuple[Path, str]:
     """The weights and, beside them, what they were trained on and how to extract with them.
 
     Args:
         directory: The run's, in its bank.
+        name: Of the modality in the recipe: two encoders of one modality are two files.
         record: dataset, protocol, modality, encoder (name, preset, frames...), training, supervision.
         weights: Under the names that the encoder's checkpoints have.
         last: The last row of the curve.
+        save: Writes encoders whose weights are a folder.
+
+    Returns:
+        The file or folder, and the command that extracts with it.
     """
-    from safetensors.torch import save
+    from align.checkpoint import write_json
+    from encoders.weights import file_digest, folder_digest
 
-    from align.checkpoint import write_atomically, write_json
-
-    path = directory / f"encoder_{record['modality']}.safetensors"
+    path = directory / f"encoder_{name}"
     told = {key: record[key] for key in TOLD}
     tensors = {name: one.detach().cpu().contiguous() for name, one in weights.items()}
-    data = save(tensors, {"framebank": json.dumps(told, sort_keys=True)})
-    write_atomically(path, data)
-    name, options = record["encoder"]["name"], record["encoder"]
+    if save is None:
+        path = path.with_name(f"{path.name}.safetensors")
+        _write_file(path, tensors, told)
+        digest = file_digest(path)
+    else:
+        save(path, tensors)
+        write_json(path / TOLD_FILE, told)
+        digest = folder_digest(path)
+    options = record["encoder"]
     command = f"python -m extract --dataset {record['dataset']} --modality {record['modality']}"
-    command += f" --encoder {name} --weights {path} --bank {directory.parent.parent}"
+    command += f" --encoder {options['name']} --weights {path} --bank {directory.parent.parent}"
     if options["preset"] != "official":
         command += f" --preset {options['preset']}"
     if options.get("frames") is not None:
         command += f" --frames {options['frames']}"
     if others := {key: one for key, one in options.get("options", {}).items() if key != "preset"}:
         command += f"  # with options {json.dumps(others)}, which a --config recipe takes"
-    digest = hashlib.sha256(data).hexdigest()[:DIGEST_CHARACTERS]
     note = dict(record) | {"weights": digest, "final": dict(last), "extract": command}
-    write_json(path.with_suffix(".json"), note)
-    return path
+    write_json(directory / f"encoder_{name}.json", note)
+    return path, command
+
+
+def _write_file(path: Path, tensors: Mapping[str, torch.Tensor], told: Mapping[str, Any]) -> None:
+    from safetensors.torch import save
+
+    from align.checkpoint import write_atomically
+
+    write_atomically(path, save(dict(tensors), {TOLD_KEY: json.dumps(told, sort_keys=True)}))
+
+
+def told_by(path: Path) -> dict[str, Any]:
+    """What a file or folder of weights says of its training; empty if none of our commands wrote it."""
+    from safetensors import safe_open
+
+    if path.is_dir():
+        note = path / TOLD_FILE
+        return dict(json.loads(note.read_text(encoding="utf-8"))) if note.is_file() else {}
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        return dict(json.loads((file.metadata() or {}).get(TOLD_KEY, "{}")))
 
 
 def describe(record: Mapping[str, Any]) -> str:

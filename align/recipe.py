@@ -127,7 +127,7 @@ def choose_modalities(
         bank: The bank.
         dataset: Its dataset.
         asked: ``"skeleton,inertial,text"`` or name -> configuration; the first one is the anchor.
-        live: Modalities that need no features.
+        live: Names that need no features.
 
     Raises:
         RecipeError: If fewer than two are left; the message holds the extract command to run.
@@ -140,7 +140,7 @@ def choose_modalities(
         wanted = {name.strip(): ModalityConfig() for name in asked.split(",") if name.strip()}
     else:
         wanted = {name: config or ModalityConfig() for name, config in asked.items()}
-    for name in (config.modality or name for name, config in wanted.items()):
+    for name in (config.modality or name for name, config in wanted.items() if name not in live):
         if name not in there:
             known = ", ".join(there) or "none"
             raise RecipeError(

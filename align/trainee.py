@@ -49,7 +49,7 @@ class Trainee:
         tower: Its network among the heads.
         depths: The parameters that are trained.
         precision: Of its forward pass.
-        load: A file of its weights -> the encoder, as extraction has it.
+        load: Its weights, a file or a folder -> the encoder, as extraction has it.
     """
 
     encoder: Any
@@ -81,23 +81,17 @@ class Trainee:
     @cached_property
     def supervision(self) -> list[str]:
         """What had supervised its initial weights, where one of our commands wrote them."""
-        import json
+        from align.pretraining_run import told_by
 
-        from safetensors import safe_open
-
-        path = weights_file(self.encoder)
-        if path is None or path.suffix != ".safetensors":
-            return []
-        with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {}).get("framebank", "{}"))
-        return list(told.get("supervision", ()))
+        path = origin(self.encoder)
+        return [] if path is None else list(told_by(path).get("supervision", ()))
 
     def weights(self) -> dict[str, Tensor]:
         """Its tensors, adapters merged, under the names that its checkpoints have."""
         return merged_state(self.tower.model)
 
     def space(self, path: Path) -> dict[str, str]:
-        """What extraction with a file will call its features; the file is loaded strictly."""
+        """What extraction with its weights will call its features; they are loaded strictly."""
         from store.spec import FeatureSpec
 
         again = self.load(path)
@@ -124,9 +118,9 @@ def check_names(tune: Collection[str], modalities: Collection[str]) -> None:
             )
 
 
-def weights_file(encoder: Any) -> Path | None:
-    """The one file that an encoder's weights come from; None if they are random or a folder."""
-    if encoder.weights == RANDOM:
+def origin(encoder: Any) -> Path | None:
+    """The file or folder that an encoder's weights come from; None if they are random."""
+    if getattr(encoder, "weights", None) == RANDOM:
         return None
     path = encoder.weights_file() if hasattr(encoder, "weights_file") else getattr(encoder, "path", None)
-    return path if path is not None and path.is_file() else None
+    return path or getattr(encoder, "folder", None)

@@ -1,7 +1,7 @@
 """An end-to-end training as a run of the bank: an alignment's checkpoint, and the encoders that belong to it.
 
 The checkpoint names the spaces of the trained encoders: heads are of use on what ``python -m extract`` makes
-with ``encoder_<modality>.safetensors``, and refuse the features from before.
+with ``encoder_<modality>`` (a file; a folder for models of transformers), and refuse those from before.
 """
 
 import sys
@@ -68,7 +68,7 @@ def tune(bank: "Bank", prepared: Prepared) -> Path:
         curve = _train(prepared)
         write_json(directory / CURVE_FILE, curve)
         for name, encoder in prepared.encoders.items():
-            record["modalities"][name] |= _written(directory, record, encoder, curve[-1])
+            record["modalities"][name] |= _written(directory, name, record, encoder, curve[-1])
         write_json(directory / CONFIG_FILE, record)
         write_heads(directory, tuner.towers.without_towers(), tuner.standards(prepared.standards))
         record_metrics(run, record, tuner, curve)
@@ -91,18 +91,16 @@ def _say(row: Mapping[str, Any]) -> None:
 
 
 def _written(
-    directory: Path, record: Mapping[str, Any], encoder: Trainee, last: Mapping[str, Any]
+    directory: Path, name: str, record: Mapping[str, Any], encoder: Trainee, last: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Write an encoder's file; what the checkpoint says of the features that it makes."""
-    import json
-
+    """Write an encoder's weights; what the checkpoint says of the features that it makes."""
     from align.pretraining_run import write_encoder
 
     told = {key: record[key] for key in ("format", "dataset", "protocol", "training", "losses", "seed")}
     told |= {"modality": encoder.modality, "encoder": encoder.record}
     told["supervision"] = list(dict.fromkeys([*encoder.supervision, *record["supervision"]]))
-    path = write_encoder(directory, told, encoder.weights(), last)
-    command = json.loads(path.with_suffix(".json").read_text())["extract"]
+    save = getattr(encoder.encoder, "save", None)
+    path, command = write_encoder(directory, name, told, encoder.weights(), last, save)
     return encoder.space(path) | {"extract": command}
 
 

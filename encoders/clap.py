@@ -8,7 +8,7 @@ piece out of a long sound; here windows are spread evenly over it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -212,6 +212,10 @@ class Clap(Pretrained):
         from transformers import ClapModel
 
         return ClapModel(self.config)
+
+    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Both towers with other tensors, as a folder that ``weights`` takes."""
+        hub.save(folder, self.build(), tensors, self.path)
 
     @cached_property
     @torch.inference_mode(False)  # as in Pretrained

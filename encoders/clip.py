@@ -9,7 +9,7 @@ after the final norm for SigLIP, before it for CLIP and X-CLIP, whose final norm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -83,6 +83,9 @@ class Clip(Pretrained):
         self.folder = self.path if self.path is not None and self.path.is_dir() else None
         self.activation = self._activation(activation)
         self.config = self._configuration(any_family=name == GENERIC)
+        if self.folder is not None and activation not in (None, self.config.vision_config.hidden_act):
+            own = f"{self.folder} says {self.config.vision_config.hidden_act}"
+            raise EncoderError(f"{self.name}: activation is for weights in a file; {own}: leave it out")
         if name != GENERIC and not hub.agrees(self.config, configuration(self.architecture)):
             self.name += "-custom"
         if self.config.model_type == "xclip":
@@ -92,7 +95,7 @@ class Clip(Pretrained):
     def _activation(self, asked: str | None) -> str:
         if asked not in (None, "quick_gelu", "gelu"):
             raise EncoderError(f"{self.name}: activation is {asked!r}; accepted are: quick_gelu, gelu")
-        if asked is not None and (self.path is None or self.folder is not None):
+        if asked is not None and self.path is None:
             raise EncoderError(f"{self.name}: activation is for weights in a file; leave it out")
         return asked or "quick_gelu"
 
@@ -147,6 +150,11 @@ class Clip(Pretrained):
         import transformers
 
         return getattr(transformers, f"{self.family.classes}Model")(self.config)
+
+    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        """This network with other tensors, as a folder that ``weights`` takes."""
+        own = None if self.folder is not None or self.config.model_type == "siglip" else self.tokenizer
+        hub.save(folder, self.build(), tensors, self.folder, own)
 
     def translate(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """OpenAI's keys -> transformers'."""

@@ -8,6 +8,7 @@ are read from the folder and the arithmetic is :mod:`encoders.preprocess`.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 INTERPOLATION: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 # Where a processor's values may stand, in transformers' order; from version 5 on nested in one file.
 NESTED, NESTED_KEYS = "processor_config.json", ("video_processor", "image_processor")
+BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja")  # configurations, processors, tokenizers
 PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
 
 
@@ -210,6 +212,38 @@ def tokenizer(folder: Path, where: str) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
         raise EncoderError(f"{where}: {folder} has no tokenizer; save it beside the model") from error
+
+
+def save(
+    folder: Path,
+    model: Any,
+    tensors: Mapping[str, torch.Tensor],
+    origin: Path | None = None,
+    tokenizer: Any = None,
+) -> None:
+    """Write a model with other tensors as ``save_pretrained`` does; the folder appears whole or not at all.
+
+    Args:
+        folder: Where; must not exist.
+        model: transformers' class, with or without heads; it takes the tensors.
+        tensors: Under the keys of the model, or of its encoder without heads.
+        origin: The folder it was loaded from: processor and tokenizer are copied from there.
+        tokenizer: Saved where no folder brings one.
+    """
+    state, under = model.state_dict(), f"{model.base_model_prefix}."
+    model.load_state_dict(
+        state | {key if key in state else under + key: value for key, value in tensors.items()}
+    )
+    newborn = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(newborn, ignore_errors=True)
+    model.save_pretrained(newborn)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(newborn)
+    for path in () if origin is None else origin.iterdir():
+        told = path.suffix in BESIDE_WEIGHTS and not path.name.endswith(".index.json")
+        if path.is_file() and told and not (newborn / path.name).exists():
+            shutil.copyfile(path, newborn / path.name)
+    newborn.rename(folder)
 
 
 # Preprocessing --------------------------------------------------------------------------------------------

@@ -6,13 +6,14 @@ BERT, mean over the tokens, unit norm (Reimers & Gurevych, Sentence-BERT, EMNLP 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from encoders import hub
 from encoders.errors import WeightsError
 from encoders.pretrained import Card
 from encoders.protocols import Field
@@ -68,10 +69,17 @@ class MiniLM:
 
         return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
+    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        """BERT with other tensors, as a folder that ``weights`` takes; see :func:`encoders.hub.save`."""
+        hub.save(folder, self._loaded(), tensors, self.folder)
+
     @cached_property
     @torch.inference_mode(False)  # ordinary tensors, whoever asks first: autocast keeps its casts of those
     def model(self) -> Any:
         """BERT in evaluation mode, loaded strictly."""
+        return self._loaded().eval().to(self.device)
+
+    def _loaded(self) -> Any:
         from transformers import BertModel
         from transformers.utils import logging
 
@@ -84,7 +92,7 @@ class MiniLM:
         model, report = loaded
         if report["missing_keys"] or report["mismatched_keys"]:
             raise WeightsError(f"minilm: {self.folder} does not fit: {report}")
-        return model.eval().to(self.device)
+        return model
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """L texts -> ``(L, 384)`` float32 unit rows; longer than 256 word pieces is cut."""

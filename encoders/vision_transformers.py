@@ -9,7 +9,7 @@ Results are those of transformers' classes. At 224 pixels DINOv2's position tabl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -221,10 +221,20 @@ class VisionTransformer(Pretrained):
 
     def build(self) -> nn.Module:
         """The encoder with fresh weights."""
+        return _without_heads(self._whole())
+
+    def _whole(self) -> Any:
+        """As transformers saves it: with the heads that its folder has; else fresh."""
         import transformers
 
+        if self.path is not None:
+            return hub.load(self.path, self.family.classes, self.name, self.allow_partial)[0]
         kind = self.family.classes[-1 if self.architecture.finetuned else 0]
-        return _without_heads(getattr(transformers, kind)(self.config))
+        return getattr(transformers, kind)(self.config)
+
+    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        """This network with other tensors, as a folder that ``weights`` takes; heads stay as they were."""
+        hub.save(folder, self._whole(), tensors, self.path)
 
     def parameters(self) -> int:
         """As :class:`Pretrained`'s; for two frames, since VideoMAE computes its position table, slowly."""

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from hub_folders import CASES
 from safetensors.torch import load_file
 from test_align_distributed import environment, free_port
 
@@ -42,6 +43,7 @@ from extract.workers import DecodePool
 from store.bank import Bank
 
 CLIPS, FRAMES = 16, 4
+FOLDERS = ("clip-vit-b32", "xclip-b16", "dinov2-b14", "videomae-b-k400", "vjepa2-h")
 VIP = {"encoder": "clip-vip-b16", "weights": "random", "options": {"architecture": "tiny"}}
 RECIPE = {
     "dataset": "synthetic",
@@ -361,6 +363,94 @@ def test_other_encoders_are_trained_and_their_files_load_strictly(bank, name, op
     assert moved and before.keys() == after.keys()
     assert all(key.endswith("weight") or mode != "lora" for key in moved)
     assert np.isfinite([row["train_loss"] for row in curve(directory)]).all()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [one for one in CASES if one.name in FOLDERS],
+    ids=lambda case: case.name,
+)
+def test_a_model_of_transformers_is_trained_into_a_folder_that_extraction_takes(bank, tmp_path, case):
+    """Heads that the folder has, its processor and what is not trained stay as they were."""
+    folder = tmp_path / "official"
+    whole = case.save(folder).state_dict()
+    field = "embedding" if case.name.startswith(("clip", "xclip", "videomae", "vjepa2")) else "cls"
+    tuned = TuneConfig(encoder=case.name, weights=str(folder), mode="last:1", learning_rate=1e-3)
+    modalities = RECIPE["modalities"] | {"depth": ModalityConfig(field=field, head="linear")}
+    tuned.frames = case.frames
+    directory = trained(bank, loop={"epochs": 1}, tune={"depth": tuned}, modalities=modalities)
+    path = directory / "encoder_depth"
+    encoder = load_encoder(case.name, str(path), modality="depth")
+    first = load_encoder(case.name, str(folder), modality="depth")
+    moved = {
+        name
+        for name, value in first.model.state_dict().items()
+        if not torch.equal(value, encoder.model.state_dict()[name])
+    }
+    assert moved and not any("embeddings" in name for name in moved)
+    assert encoder.name == first.name and encoder.preprocess == first.preprocess
+    note = json.loads((directory / "encoder_depth.json").read_text())
+    assert (
+        note["weights"] == encoder.space["weights"] and note["encoder"]["initial"] == first.space["weights"]
+    )
+    assert f"--weights {path} " in note["extract"]
+    assert align.load("latest", bank.path).settings("depth")["extract"] == note["extract"]
+    kept = transformers_tensors(path)
+    assert kept.keys() == whole.keys()
+    heads = [name for name in kept if "classifier" in name or "predictor" in name or "text_model" in name]
+    assert all(torch.equal(kept[name], whole[name]) for name in heads)
+    assert bool(heads) == case.name.startswith(("clip", "xclip", "videomae-b-k400", "vjepa2-h", "dinov2-b14"))
+
+
+def transformers_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """By the class that saved them."""
+    import transformers
+
+    kind = json.loads((folder / "config.json").read_text())["architectures"][0]
+    return getattr(transformers, kind).from_pretrained(folder).state_dict()
+
+
+def test_minilm_is_trained_with_adapters_and_is_a_text_encoder_again(bank):
+    joint = {"depth": ModalityConfig(field="embedding", head="linear"), "text": ModalityConfig(head="linear")}
+    tuned = TuneConfig(encoder="minilm", mode="lora", targets=["query", "value"], rank=2, learning_rate=1e-2)
+    supervised = [LossConfig(options={"same_label": "positive"})]
+    changed = {"modalities": joint, "tune": depth() | {"text": tuned}, "losses": supervised}
+    directory = trained(bank, loop={"epochs": 1}, **changed)
+    path = directory / "encoder_text"
+    encoder, package = load_encoder("minilm", str(path)), load_encoder("minilm")
+    texts = ["somebody takes a seat", "a person waves"]
+    ours, theirs = encoder.encode_text(texts), package.encode_text(texts)
+    assert torch.allclose(ours.norm(dim=1), torch.ones(2), atol=1e-5) and not torch.equal(ours, theirs)
+    assert (ours * theirs).sum(1).min() > 0.5  # two steps of thin matrices
+    note = json.loads((directory / "encoder_text.json").read_text())
+    assert "labels" in note["supervision"]
+    assert note["weights"] == encoder.space["weights"] != package.space["weights"]
+    further = depth() | {"text": TuneConfig(**(vars(tuned) | {"weights": str(path)}))}
+    again = trained(bank, loop={"epochs": 1}, **(changed | {"tune": further, "losses": [LossConfig()]}))
+    inherited = json.loads((again / "encoder_text.json").read_text())["supervision"]
+    assert inherited == note["supervision"]
+
+
+def test_a_clip_with_fresh_weights_is_a_folder_with_its_tokenizer(bank):
+    tuned = depth(encoder="clip-vit-b32", mode="full")
+    path = trained(bank, loop={"epochs": 1}, tune=tuned) / "encoder_depth"
+    encoder = load_encoder("clip-vit-b32", str(path), modality="depth", architecture="tiny")
+    fresh = load_encoder("clip-vit-b32", "random", modality="depth", architecture="tiny")
+    assert not torch.equal(encoder.model.visual_projection.weight, fresh.model.visual_projection.weight)
+    words = ["a person waves"]
+    assert torch.allclose(encoder.encode_text(words), fresh.encode_text(words), atol=1e-4)  # left as it was
+
+
+def test_two_encoders_of_one_modality_are_two_files(bank, monkeypatch):
+    monkeypatch.undo()  # each of them has decode processes of its own
+    names = ("depth.a", "depth.b")
+    field = ModalityConfig(modality="depth", field="embedding", head="linear")
+    tuned = depth()["depth"]
+    directory = trained(
+        bank, loop={"epochs": 1}, modalities=dict.fromkeys(names, field), tune=dict.fromkeys(names, tuned)
+    )
+    weights = [json.loads((directory / f"encoder_{name}.json").read_text())["weights"] for name in names]
+    assert len(set(weights)) == 2
 
 
 def stopped(bank: Bank, steps: int, **changed) -> Path:
