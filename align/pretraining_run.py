@@ -5,6 +5,7 @@ it goes) and ``encoder_<modality>.safetensors``, whose header and whose neighbou
 say what the encoder was trained on.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ TRAIN, VALIDATION = "train", "validation"
 # What the weights themselves say, in the header of a file or in a file of a folder.
 TOLD = ("dataset", "protocol", "modality", "encoder", "training", "supervision")
 TOLD_KEY, TOLD_FILE = "framebank", "framebank.json"
+DIGEST_CHARACTERS = 16  # of the SHA-256 by which encoders.weights names a file
 WHOLE_SUBJECTS = 5  # with at least so many, whole subjects are held out
 FEWEST_TO_SPLIT = 4  # clips
 
@@ -176,7 +178,7 @@ def write_encoder(
     record: Mapping[str, Any],
     weights: Mapping[str, torch.Tensor],
     last: Mapping[str, Any],
-    save: "Callable[[Path, Mapping[str, torch.Tensor]], None] | None" = None,
+    save: "Callable[[Path, Mapping[str, torch.Tensor]], str] | None" = None,
 ) -> tuple[Path, str]:
     """The weights and, beside them, what they were trained on and how to extract with them.
 
@@ -186,25 +188,22 @@ def write_encoder(
         record: dataset, protocol, modality, encoder (name, preset, frames...), training, supervision.
         weights: Under the names that the encoder's checkpoints have.
         last: The last row of the curve.
-        save: Writes encoders whose weights are a folder.
+        save: Of encoders whose weights are a folder; returns its digest.
 
     Returns:
         The file or folder, and the command that extracts with it.
     """
     from align.checkpoint import write_json
-    from encoders.weights import file_digest, folder_digest
 
     path = directory / f"encoder_{name}"
     told = {key: record[key] for key in TOLD}
     tensors = {name: one.detach().cpu().contiguous() for name, one in weights.items()}
     if save is None:
         path = path.with_name(f"{path.name}.safetensors")
-        _write_file(path, tensors, told)
-        digest = file_digest(path)
+        digest = _write_file(path, tensors, told)
     else:
-        save(path, tensors)
+        digest = save(path, tensors)
         write_json(path / TOLD_FILE, told)
-        digest = folder_digest(path)
     options = record["encoder"]
     command = f"python -m extract --dataset {record['dataset']} --modality {record['modality']}"
     command += f" --encoder {options['name']} --weights {path} --bank {directory.parent.parent}"
@@ -219,12 +218,14 @@ def write_encoder(
     return path, command
 
 
-def _write_file(path: Path, tensors: Mapping[str, torch.Tensor], told: Mapping[str, Any]) -> None:
+def _write_file(path: Path, tensors: Mapping[str, torch.Tensor], told: Mapping[str, Any]) -> str:
     from safetensors.torch import save
 
     from align.checkpoint import write_atomically
 
-    write_atomically(path, save(dict(tensors), {TOLD_KEY: json.dumps(told, sort_keys=True)}))
+    data = save(dict(tensors), {TOLD_KEY: json.dumps(told, sort_keys=True)})
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()[:DIGEST_CHARACTERS]
 
 
 def told_by(path: Path) -> dict[str, Any]:

@@ -213,9 +213,9 @@ class Clap(Pretrained):
 
         return ClapModel(self.config)
 
-    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
         """Both towers with other tensors, as a folder that ``weights`` takes."""
-        hub.save(folder, self.build(), tensors, self.path)
+        return hub.save(folder, self.build(), tensors, self.path)
 
     @cached_property
     @torch.inference_mode(False)  # as in Pretrained

@@ -151,10 +151,10 @@ class Clip(Pretrained):
 
         return getattr(transformers, f"{self.family.classes}Model")(self.config)
 
-    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
         """This network with other tensors, as a folder that ``weights`` takes."""
         own = None if self.folder is not None or self.config.model_type == "siglip" else self.tokenizer
-        hub.save(folder, self.build(), tensors, self.folder, own)
+        return hub.save(folder, self.build(), tensors, self.folder, own)
 
     def translate(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """OpenAI's keys -> transformers'."""

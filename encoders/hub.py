@@ -19,7 +19,7 @@ import torch
 from encoders.checkpoint import SHOWN, LoadReport
 from encoders.errors import EncoderError, WeightsError
 from encoders.preprocess import ImagePreprocess
-from encoders.weights import model_folder
+from encoders.weights import folder_digest, model_folder
 
 if TYPE_CHECKING:
     from encoders.pretrained import Card
@@ -220,7 +220,7 @@ def save(
     tensors: Mapping[str, torch.Tensor],
     origin: Path | None = None,
     tokenizer: Any = None,
-) -> None:
+) -> str:
     """Write a model with other tensors as ``save_pretrained`` does; the folder appears whole or not at all.
 
     Args:
@@ -229,6 +229,9 @@ def save(
         tensors: Under the keys of the model, or of its encoder without heads.
         origin: The folder it was loaded from: processor and tokenizer are copied from there.
         tokenizer: Saved where no folder brings one.
+
+    Returns:
+        The folder's digest, by which features name it.
     """
     state, under = model.state_dict(), f"{model.base_model_prefix}."
     model.load_state_dict(
@@ -244,6 +247,7 @@ def save(
         if path.is_file() and told and not (newborn / path.name).exists():
             shutil.copyfile(path, newborn / path.name)
     newborn.rename(folder)
+    return folder_digest(folder)
 
 
 # Preprocessing --------------------------------------------------------------------------------------------

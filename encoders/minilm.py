@@ -69,9 +69,9 @@ class MiniLM:
 
         return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
-    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
         """BERT with other tensors, as a folder that ``weights`` takes; see :func:`encoders.hub.save`."""
-        hub.save(folder, self._loaded(), tensors, self.folder)
+        return hub.save(folder, self._loaded(), tensors, self.folder)
 
     @cached_property
     @torch.inference_mode(False)  # ordinary tensors, whoever asks first: autocast keeps its casts of those

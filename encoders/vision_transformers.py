@@ -232,9 +232,9 @@ class VisionTransformer(Pretrained):
         kind = self.family.classes[-1 if self.architecture.finetuned else 0]
         return getattr(transformers, kind)(self.config)
 
-    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
         """This network with other tensors, as a folder that ``weights`` takes; heads stay as they were."""
-        hub.save(folder, self._whole(), tensors, self.path)
+        return hub.save(folder, self._whole(), tensors, self.path)
 
     def parameters(self) -> int:
         """As :class:`Pretrained`'s; for two frames, since VideoMAE computes its position table, slowly."""
