@@ -2,7 +2,7 @@
 
 The run's folder gets what an alignment's does (config.json, training_rows.parquet, curve.json, state.pt while
 it goes) and ``encoder_<modality>.safetensors``, whose header and whose neighbour ``encoder_<modality>.json``
-say what the encoder was trained on.
+say what the encoder was trained on. End-to-end training leaves the same; a model of transformers is a folder.
 """
 
 import hashlib

@@ -109,7 +109,8 @@ class Encoder(Protocol):
         ...
 
     # Those that can be trained end to end have ``model`` (an nn.Module) and ``features``: ``encode``,
-    # differentiable. ``network()``, where there is one, gives the form of the model that is trained.
+    # differentiable. ``network()``, where there is one, gives the form of the model that is trained;
+    # ``save(folder, tensors)`` writes it where weights are a folder, and returns that folder's digest.
 
     def encode(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """``(B, T, ...)`` prepared media -> ``{field: (B, T', N, D)}`` float32, on its device.

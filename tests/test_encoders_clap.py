@@ -250,3 +250,18 @@ def test_the_full_size_model():
     features = encoder.encode(torch.from_numpy(prepared)[None])
     assert features["tokens"].shape == (1, 2, 1, 512) and features["embedding"].shape == (1, 1, 1, 512)
     assert features["tokens"].isfinite().all() and features["tokens"].std() > 0
+
+
+def test_other_tensors_are_saved_as_a_folder_that_loads(folder, tmp_path):
+    before = _encoder(folder[0])
+    tensors = {
+        key: value * 1.5 if value.is_floating_point() else value
+        for key, value in before.model.state_dict().items()
+    }
+    digest = before.save(tmp_path / "trained", tensors)
+    after = _encoder(tmp_path / "trained")
+    assert after.space["weights"] == digest != before.space["weights"]
+    found = after.model.state_dict()
+    assert found.keys() == tensors.keys() and all(torch.equal(found[key], tensors[key]) for key in found)
+    assert after.preprocess == before.preprocess
+    assert after.tokenizer.get_vocab() == before.tokenizer.get_vocab()

@@ -21,6 +21,27 @@ def test_sharded_folders_load(tmp_path):
     assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_other_tensors_are_saved_as_a_folder_that_loads(case, tmp_path):
+    """What training leaves: the encoder's tensors are the new ones, heads and processor the old ones."""
+    whole = case.save(tmp_path / "official").state_dict()
+    before = load_encoder(case.name, weights=str(tmp_path / "official"), modality="rgb")
+    tensors = {
+        key: value + 0.5 if value.is_floating_point() else value
+        for key, value in before.model.state_dict().items()
+    }
+    digest = before.save(tmp_path / "trained", tensors)
+    after = load_encoder(case.name, weights=str(tmp_path / "trained"), modality="rgb")
+    found = after.model.state_dict()
+    assert found.keys() == tensors.keys() and all(torch.equal(found[key], tensors[key]) for key in found)
+    assert after.space["weights"] == digest != before.space["weights"]
+    assert after.name == before.name and after.preprocess == before.preprocess
+    kept = type(case.model()).from_pretrained(tmp_path / "trained").state_dict()
+    changed = sum(not torch.equal(kept[key], value) for key, value in whole.items())
+    assert kept.keys() == whole.keys() and changed == sum(one.is_floating_point() for one in tensors.values())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["official", "trained"]
+
+
 @pytest.mark.parametrize("name", ["clip-vit-b32", "videomae-b-k400"])
 def test_weights_load_whoever_asks_first(name, tmp_path):
     """Inside inference mode and bf16 autocast, as extraction does it; gradients still flow afterwards."""
