@@ -109,9 +109,9 @@ bench: $(STAMP)   ## Storage, extraction, alignment, the probe and search agains
 	$(PY) -m store.bench
 	$(PY) -m extract.bench --profile
 	$(PY) -m align.bench
-	$(PY) -m evaluate.bench probe
 	$(PY) -m evaluate.bench index
 	$(PY) -m evaluate.bench search
+	$(PY) -m evaluate.bench probe
 
 clean:
 	rm -rf .venv demo

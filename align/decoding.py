@@ -24,8 +24,8 @@ class ClipStream:
         job: The decode job of a number; its ``index`` is the number.
         name: The clip of a number, for messages.
         count: How many numbers there are.
-        error: Raised when too many clips cannot be read; takes a message.
-        where: Start of that message.
+        error: Raised when too many clips cannot be read, or make no batch; takes a message.
+        where: Start of the message.
         keep_bytes: Memory that decoded clips may take, to be decoded once only; 0: none are kept.
         failures: Number -> why it could not be read.
         kept: Number -> its frames.
@@ -58,9 +58,18 @@ class ClipStream:
                 frames = [self.kept.get(number, arrived.pop(number, None)) for number in numbers]
                 read = [one for one in frames if one is not None]
                 there = np.array([one is not None for one in frames], bool)
-                yield torch.stack(read) if read else torch.empty(0), there
+                yield self._stacked(read), there
             for _ in events:  # nothing is left: lets the workers live on
                 pass
+
+    def _stacked(self, read: Sequence[Tensor]) -> Tensor:
+        shapes = sorted({tuple(one.shape) for one in read})
+        if len(shapes) > 1:
+            raise self.error(
+                f"{self.where}: prepared clips of {shapes[0]} and of {shapes[-1]} make no batch; "
+                "leave clips of one length and size with --where"
+            )
+        return torch.stack(list(read)) if read else torch.empty(0)
 
     def _take(self, event: Any, arrived: dict[int, Tensor | None]) -> None:
         if event is None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COMMAND = "align.mae"
 Config = TypeVar("Config", bound="Resumable")
+Save = Callable[[Path, Mapping[str, torch.Tensor]], str]  # folder, tensors -> the folder's digest
 FORMAT = 1
 TRAIN, VALIDATION = "train", "validation"
 # What the weights themselves say, in the header of a file or in a file of a folder.
@@ -178,7 +179,7 @@ def write_encoder(
     record: Mapping[str, Any],
     weights: Mapping[str, torch.Tensor],
     last: Mapping[str, Any],
-    save: "Callable[[Path, Mapping[str, torch.Tensor]], str] | None" = None,
+    save: Save | None = None,
 ) -> tuple[Path, str]:
     """The weights and, beside them, what they were trained on and how to extract with them.
 
@@ -202,8 +203,7 @@ def write_encoder(
         path = path.with_name(f"{path.name}.safetensors")
         digest = _write_file(path, tensors, told)
     else:
-        digest = save(path, tensors)
-        write_json(path / TOLD_FILE, told)
+        digest = _write_folder(path, tensors, told, save)
     options = record["encoder"]
     command = f"python -m extract --dataset {record['dataset']} --modality {record['modality']}"
     command += f" --encoder {options['name']} --weights {path} --bank {directory.parent.parent}"
@@ -226,6 +226,22 @@ def _write_file(path: Path, tensors: Mapping[str, torch.Tensor], told: Mapping[s
     data = save(dict(tensors), {TOLD_KEY: json.dumps(told, sort_keys=True)})
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()[:DIGEST_CHARACTERS]
+
+
+def _write_folder(
+    path: Path, tensors: Mapping[str, torch.Tensor], told: Mapping[str, Any], save: Save
+) -> str:
+    """It appears whole, and survives a power cut, or not at all."""
+    from align.checkpoint import write_json
+    from store.durable import sync_directory, sync_tree
+
+    newborn = path.with_name(f".{path.name}.new")
+    digest = save(newborn, tensors)
+    write_json(newborn / TOLD_FILE, told)
+    sync_tree(newborn)
+    newborn.rename(path)
+    sync_directory(path.parent)
+    return digest
 
 
 def told_by(path: Path) -> dict[str, Any]:

@@ -28,8 +28,19 @@ if TYPE_CHECKING:
 INTERPOLATION: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 # Where a processor's values may stand, in transformers' order; from version 5 on nested in one file.
 NESTED, NESTED_KEYS = "processor_config.json", ("video_processor", "image_processor")
-BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja")  # configurations, processors, tokenizers
 PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
 
 
 def quiet() -> None:
@@ -221,10 +232,10 @@ def save(
     origin: Path | None = None,
     tokenizer: Any = None,
 ) -> str:
-    """Write a model with other tensors as ``save_pretrained`` does; the folder appears whole or not at all.
+    """Write a model with other tensors as ``save_pretrained`` does.
 
     Args:
-        folder: Where; must not exist.
+        folder: Where; made if absent.
         model: transformers' class, with or without heads; it takes the tensors.
         tensors: Under the keys of the model, or of its encoder without heads.
         origin: The folder it was loaded from: processor and tokenizer are copied from there.
@@ -237,16 +248,12 @@ def save(
     model.load_state_dict(
         state | {key if key in state else under + key: value for key, value in tensors.items()}
     )
-    newborn = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(newborn, ignore_errors=True)
-    model.save_pretrained(newborn)
+    model.save_pretrained(folder)
     if tokenizer is not None:
-        tokenizer.save_pretrained(newborn)
-    for path in () if origin is None else origin.iterdir():
-        told = path.suffix in BESIDE_WEIGHTS and not path.name.endswith(".index.json")
-        if path.is_file() and told and not (newborn / path.name).exists():
-            shutil.copyfile(path, newborn / path.name)
-    newborn.rename(folder)
+        tokenizer.save_pretrained(folder)
+    for name in (*PROCESSORS, NESTED, *TOKENIZERS):
+        if origin is not None and (origin / name).is_file():
+            shutil.copyfile(origin / name, folder / name)
     return folder_digest(folder)
 
 

@@ -9,6 +9,7 @@ was also divided by its length; here it is stored as the network gives it. The n
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,14 +139,23 @@ class ResNet(Pretrained):
 
         return ResNetModel(self.config)
 
+    def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
+        """This network with other tensors, as a folder that ``weights`` takes; a head stays as it was."""
+        return hub.save(folder, self._loaded() if self.folder else self.build(), tensors, self.folder)
+
+    def _loaded(self) -> Any:
+        """The folder's, with its head."""
+        assert self.folder is not None
+        model, self.load_report = hub.load(self.folder, CLASSES, self.name, self.allow_partial)
+        return model
+
     @cached_property
     @torch.inference_mode(False)  # as in Pretrained
     def model(self) -> Any:
         """The network in evaluation mode, loaded strictly; a folder's head is checked and left."""
         if self.folder is None:
             return super().model
-        loaded, self.load_report = hub.load(self.folder, CLASSES, self.name, self.allow_partial)
-        return loaded.base_model.to(self.device)
+        return self._loaded().base_model.to(self.device)
 
     def translate(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Keys of torchvision -> transformers'; the head is dropped."""

@@ -221,20 +221,25 @@ class VisionTransformer(Pretrained):
 
     def build(self) -> nn.Module:
         """The encoder with fresh weights."""
-        return _without_heads(self._whole())
+        return _without_heads(self._fresh())
 
-    def _whole(self) -> Any:
-        """As transformers saves it: with the heads that its folder has; else fresh."""
+    def _fresh(self) -> Any:
+        """With the heads that its class has."""
         import transformers
 
-        if self.path is not None:
-            return hub.load(self.path, self.family.classes, self.name, self.allow_partial)[0]
         kind = self.family.classes[-1 if self.architecture.finetuned else 0]
         return getattr(transformers, kind)(self.config)
 
     def save(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
         """This network with other tensors, as a folder that ``weights`` takes; heads stay as they were."""
-        return hub.save(folder, self._whole(), tensors, self.path)
+        whole = self._fresh() if self.path is None else self._loaded()
+        return hub.save(folder, whole, tensors, self.path)
+
+    def _loaded(self) -> Any:
+        """The folder's, with its heads."""
+        assert self.path is not None
+        model, self.load_report = hub.load(self.path, self.family.classes, self.name, self.allow_partial)
+        return model
 
     def parameters(self) -> int:
         """As :class:`Pretrained`'s; for two frames, since VideoMAE computes its position table, slowly."""
@@ -249,8 +254,7 @@ class VisionTransformer(Pretrained):
         """The encoder in evaluation mode, loaded strictly."""
         if self.path is None:
             return super().model
-        loaded, self.load_report = hub.load(self.path, self.family.classes, self.name, self.allow_partial)
-        return _without_heads(loaded).to(self.device)
+        return _without_heads(self._loaded()).to(self.device)
 
     @cached_property
     def space(self) -> dict[str, Any]:

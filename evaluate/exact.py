@@ -4,7 +4,8 @@ Vectors are centred (that changes no ranking) and quantised to int8 with one sca
 a query q = a + r and a centred vector x = b + s, a and b quantised, |q·x - a·b| <= |a| |s| + |r| |x|. The
 product a·b is one of integers, without rounding. So whatever cannot reach the k-th best lower bound is out,
 and what is left is scored again: nothing that belongs to the best k can be lost. Queries with too many such
-candidates (nearly equal vectors) fall back to float32. Equal float64 scores are ordered by row.
+candidates (nearly equal vectors) fall back to float32; small collections are searched so at once. Equal
+float64 scores are ordered by row.
 """
 
 from dataclasses import dataclass

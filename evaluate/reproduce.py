@@ -1,6 +1,7 @@
 """`python -m evaluate reproduce cmvra`: published protocols run on the bank, figures beside figures."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -202,7 +203,7 @@ def _function(task: str) -> Any:
 def _aligned(place: Place, recipe: str, protocol: str, train: Mapping[str, Any]) -> str:
     """The run that aligned by a recipe under a protocol: recorded, interrupted and now finished, or new."""
     from align.checkpoint import STATE_FILE
-    from align.run import continue_run
+    from align.run import ResumeError, continue_run
     from align.run import train as align
 
     config = _config(place, recipe, protocol, train)
@@ -210,7 +211,10 @@ def _aligned(place: Place, recipe: str, protocol: str, train: Mapping[str, Any])
     if known := recorded(place.bank, "align", asked):
         return known
     if begun := interrupted(place.bank, "align", asked, STATE_FILE):
-        return continue_run(place.bank, f"run:{begun}").name
+        try:
+            return continue_run(place.bank, f"run:{begun}").name
+        except ResumeError as error:
+            print(f"run:{begun} is not continued, but aligned anew: {error}", file=sys.stderr)
     return align(place.bank, config).name
 
 

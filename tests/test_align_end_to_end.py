@@ -24,6 +24,7 @@ from align import distributed
 from align.alignment import SpaceError
 from align.checkpoint import read_state
 from align.config import AugmentConfig, LossConfig, ModalityConfig
+from align.decoding import ClipStream
 from align.end_to_end import EndToEndError, end_to_end, prepare
 from align.end_to_end_config import EndToEndConfig, TuneConfig
 from align.model import Heads, HeadSpec
@@ -399,7 +400,23 @@ def test_a_model_of_transformers_is_trained_into_a_folder_that_extraction_takes(
     assert kept.keys() == whole.keys()
     heads = [name for name in kept if "classifier" in name or "predictor" in name or "text_model" in name]
     assert all(torch.equal(kept[name], whole[name]) for name in heads)
-    assert bool(heads) == case.name.startswith(("clip", "xclip", "videomae-b-k400", "vjepa2-h", "dinov2-b14"))
+    assert heads
+
+
+def test_heads_take_what_extraction_with_the_folder_makes_and_scores_on_seen_clips_are_refused(
+    bank, corpus, workers, tmp_path
+):
+    case = next(one for one in CASES if one.name == "clip-vit-b32")
+    case.save(tmp_path / "official")
+    tuned = TuneConfig(encoder=case.name, weights=str(tmp_path / "official"), frames=2, learning_rate=1e-3)
+    directory = trained(bank, loop={"epochs": 1}, tune={"depth": tuned})
+    recipe = {"encoder": case.name, "sampling": {"frames": 2}}
+    extract(corpus, bank.path, workers, "depth", recipe, str(directory / "encoder_depth"))
+    made = bank.select("synthetic", "depth", field="embedding")
+    assert align.load("latest", bank.path).embed("depth", made).shape == (CLIPS, 8)
+    assert [one.path.parent for one in trainings(bank, made)] == [directory]
+    with pytest.raises(LeakageError, match=r"encoder_depth\.json"):
+        probe(str(bank.path), modalities="depth", fields={"depth": "embedding"}, protocol="cross-view")
 
 
 def transformers_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -439,6 +456,15 @@ def test_a_clip_with_fresh_weights_is_a_folder_with_its_tokenizer(bank):
     assert not torch.equal(encoder.model.visual_projection.weight, fresh.model.visual_projection.weight)
     words = ["a person waves"]
     assert torch.allclose(encoder.encode_text(words), fresh.encode_text(words), atol=1e-4)  # left as it was
+
+
+def test_clips_of_several_lengths_make_no_batch():
+    """Windows of sounds, frames that are not cropped."""
+    stream = ClipStream(None, None, str, 2, EndToEndError, "align.end_to_end: tune.audio")
+    clips = [torch.zeros(count, 4, 3) for count in (1, 1, 2)]
+    assert stream._stacked(clips[:2]).shape == (2, 1, 4, 3) and stream._stacked([]).shape == (0,)
+    with pytest.raises(EndToEndError, match=r"tune.audio: prepared clips of \(1, 4, 3\) and of \(2, 4, 3\)"):
+        stream._stacked(clips)
 
 
 def test_two_encoders_of_one_modality_are_two_files(bank, monkeypatch):

@@ -137,6 +137,14 @@ def test_folders_as_transformers_saves_them(tmp_path, kind):
     with torch.no_grad():
         want = model.base_model(PIXELS).pooler_output[:, :, 0, 0]
     torch.testing.assert_close(encoder.encode(FRAMES)["cls"][:, 0, 0], want, rtol=1e-4, atol=1e-5)
+    tensors = {
+        key: value + 0.5 if value.is_floating_point() else value
+        for key, value in encoder.model.state_dict().items()
+    }
+    digest = encoder.save(tmp_path / "trained", tensors)
+    trained = _encoder(str(tmp_path / "trained"))
+    assert trained.space["weights"] == digest != encoder.space["weights"] and trained.name == encoder.name
+    assert all(torch.equal(value, tensors[key]) for key, value in trained.model.state_dict().items())
     custom = ResNet(str(tmp_path / "folder"), modality="rgb", name=NAME)
     assert custom.name == "resnet-152-custom" and custom.fields["cls"].dim == 16
     assert custom.space != encoder.space

@@ -1,5 +1,7 @@
 """`python -m evaluate reproduce cmvra`: published figures as they stand, and ours beside them."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -163,11 +165,8 @@ def test_alignments_are_trained_by_the_recipes_once_and_scored_alone_and_fused(t
     assert all(name.startswith("run:") for name in probed["c"].to_pylist())
 
 
-@pytest.mark.slow
-def test_an_interrupted_alignment_is_continued(tmp_path, monkeypatch):
-    bank = make_bank(tmp_path / "bank", whole=True)
-    loop = {"epochs": 3, "batch": 8, "checkpoint_seconds": 0}
-    told = {"bank": str(bank.path), "only": "best mix,fuse", "train": loop}
+def interrupted(bank: Bank, monkeypatch, told) -> str:
+    """The id of an alignment that `reproduce` began, and that stopped after its first epoch."""
 
     def stop(epochs):
         def after(row):
@@ -179,15 +178,35 @@ def test_an_interrupted_alignment_is_continued(tmp_path, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("align.train.progress", stop)
         reproduce("cmvra", **told)
-    reproduce("cmvra", **told)
-    runs = bank.sql(
-        """SELECT config ->> 'resumed_from' AS before, config ->> 'protocol' AS protocol, status, run_id
-        FROM runs WHERE command = 'align' ORDER BY started_at"""
-    ).to_pylist()
-    first, second, third = runs
-    assert first["status"] != "done" and {second["status"], third["status"]} == {"done"}
-    assert first["before"] is None and second["before"].endswith(first["run_id"]) and third["before"] is None
-    assert first["protocol"] == second["protocol"] != third["protocol"]
+    ((run_id, status),) = alignments(bank, "run_id, status")
+    assert status != "done"
+    return run_id
+
+
+def alignments(bank: Bank, columns: str) -> list[tuple]:
+    query = f"SELECT {columns} FROM runs WHERE command = 'align' ORDER BY started_at"
+    return [tuple(row.values()) for row in bank.sql(query).to_pylist()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_interrupted_alignment_is_continued_or_where_it_cannot_be_done_anew(
+    tmp_path, monkeypatch, capsys, changed
+):
+    bank = make_bank(tmp_path / "bank", whole=True)
+    loop = {"epochs": 3, "batch": 8, "checkpoint_seconds": 0}
+    told = {"bank": str(bank.path), "only": "best mix,fuse", "train": loop}
+    first = interrupted(bank, monkeypatch, told)
+    if changed:  # as torchrun's would be
+        path = bank.path / "runs" / first / "config.json"
+        record = json.loads(path.read_text())
+        record["training"]["processes"] = 4
+        path.write_text(json.dumps(record))
+    assert reproduce("cmvra", **told) in (0, None)
+    (_, *after) = alignments(bank, "config ->> 'resumed_from', config ->> 'protocol', status")
+    assert [row[1:] for row in after] == [("cross-subject-raw", "done"), ("cross-view-raw", "done")]
+    assert (after[0][0] or "").endswith(first) is not changed and after[1][0] is None
+    assert ("aligned anew" in capsys.readouterr().err) is changed
 
 
 def test_features_added_since_make_a_recorded_run_stale(tmp_path, capsys):
