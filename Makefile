@@ -66,7 +66,7 @@ define cmvra-protocol
 	$(PY) -m evaluate geometry --protocol $(1) --bank demo/cmvra --checkpoint latest
 endef
 
-test: $(STAMP)   ## The fast suite (about six minutes on two cores)
+test: $(STAMP)   ## The fast suite (six to eight minutes on two cores)
 	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: test   ## Everything: then kills, full-size models, README commands, one at a time
