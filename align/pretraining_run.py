@@ -231,16 +231,12 @@ def _write_file(path: Path, tensors: Mapping[str, torch.Tensor], told: Mapping[s
 def _write_folder(
     path: Path, tensors: Mapping[str, torch.Tensor], told: Mapping[str, Any], save: Save
 ) -> str:
-    """It appears whole, and survives a power cut, or not at all."""
     from align.checkpoint import write_json
-    from store.durable import sync_directory, sync_tree
+    from store.durable import replacing
 
-    newborn = path.with_name(f".{path.name}.new")
-    digest = save(newborn, tensors)
-    write_json(newborn / TOLD_FILE, told)
-    sync_tree(newborn)
-    newborn.rename(path)
-    sync_directory(path.parent)
+    with replacing(path) as newborn:
+        digest = save(newborn, tensors)
+        write_json(newborn / TOLD_FILE, told)
     return digest
 
 

@@ -300,8 +300,8 @@ def read_recipe(path: str) -> AlignConfig:
     from jsonargparse import auto_cli
 
     if not Path(path).is_file():
-        raise RecipeError(f"recipe: no file {path}; those that come along are in configs/align")
-    config: AlignConfig = auto_cli(_recipe, args=["--config", path], prog="recipe")
+        raise RecipeError(f"--recipe: no file {path}; those that come along are in configs/align")
+    config: AlignConfig = auto_cli(_recipe, args=["--config", path], prog="--recipe")
     return config
 
 

@@ -5,11 +5,7 @@
 """
 
 import json
-import os
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +14,10 @@ import numpy as np
 
 from evaluate.collection import Collection
 from evaluate.source import AUTO
-from store.durable import make_directories, sync_directory, sync_tree
+from store.durable import replacing
 from store.errors import FrameBankError
 from store.layout import crc32c
+from store.locks import PARTIAL
 from store.places import path_part
 
 if TYPE_CHECKING:
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
 INDEXES_FOLDER = "indexes"
 FORMAT = 1
 FACTS_FILE, ITEMS_FILE, VECTORS_FILE = "index.json", "items.parquet", "vectors.npy"
-PARTIAL = ".partial-"
 PIECE_BYTES = 64 << 20  # of a file that is checked at a time
 
 
@@ -211,7 +207,7 @@ def build(
     from evaluate.index import make_index
 
     began = time.perf_counter()
-    with _replacing(index_folder(collection.source.bank.path, name)) as folder:
+    with replacing(index_folder(collection.source.bank.path, name)) as folder:
         vectors = _written(folder, np.empty((0, 0), np.float32), collection, np.arange(len(collection)))
         index = make_index(kind, vectors, options=options)
         index.save(folder)
@@ -239,7 +235,7 @@ def extend(saved: SavedIndex, collection: Collection) -> int:
         return 0
     began = time.perf_counter()
     index = saved.open()
-    with _replacing(saved.folder) as folder:
+    with replacing(saved.folder) as folder:
         vectors = _written(folder, index.vectors, collection, added)
         index.extend(vectors)
         index.save(folder)
@@ -294,31 +290,6 @@ def _finish(
     facts = json.loads(json.dumps(facts))  # as it will be read back
     facts["crc32c"] = crc32c(json.dumps(facts, sort_keys=True).encode())
     (folder / FACTS_FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which then takes the old one's place; it goes away if that fails."""
-    make_directories(folder.parent)
-    for left in folder.parent.glob(f"{folder.name}{PARTIAL}*"):
-        if not Path("/proc", left.name.rpartition("-")[2]).exists():  # of a process that was killed
-            shutil.rmtree(left)
-    partial = folder.with_name(f"{folder.name}{PARTIAL}{os.getpid()}")
-    partial.mkdir()
-    try:
-        yield partial
-        sync_tree(partial)
-        if folder.exists():
-            old = folder.with_name(f"{partial.name}-old")
-            folder.rename(old)
-            partial.rename(folder)
-            shutil.rmtree(old)
-        else:
-            partial.rename(folder)
-        sync_directory(folder.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _plain(value: Any) -> str:

@@ -1,7 +1,12 @@
 """Files and folders that survive a power cut, and writes that notice a full disk."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from store.locks import PARTIAL
 
 
 def write_all(fd: int, content: memoryview) -> None:
@@ -42,3 +47,28 @@ def make_directories(path: Path) -> None:
     for directory in reversed(missing):
         directory.mkdir(exist_ok=True)
         sync_directory(directory.parent)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which then takes the old one's place; it goes away if that fails."""
+    make_directories(folder.parent)
+    for left in folder.parent.glob(f"{folder.name}{PARTIAL}*"):
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():  # of a process that was killed
+            shutil.rmtree(left)
+    partial = folder.with_name(f"{folder.name}{PARTIAL}{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        sync_tree(partial)
+        if folder.exists():
+            old = folder.with_name(f"{partial.name}-old")
+            folder.rename(old)
+            partial.rename(folder)
+            shutil.rmtree(old)
+        else:
+            partial.rename(folder)
+        sync_directory(folder.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

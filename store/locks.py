@@ -16,7 +16,7 @@ from types import TracebackType
 from store.errors import FrameBankError
 
 WRITER_LOCK = "writer.lock"
-PARTIAL = ".partial-"  # <segment id>.partial-<pid>: a segment that is being written
+PARTIAL = ".partial-"  # <name>.partial-<pid>: a folder that is being written
 NEWBORN_SECONDS = 60.0  # a .partial folder this young may not have its lock file yet
 
 

@@ -178,7 +178,7 @@ def test_the_recipe_in_the_repository_can_be_read_and_covers_what_is_scored():
     ("arguments", "message"),
     [
         (["--bank", "nowhere"], "nowhere"),
-        (["--recipe", "nowhere.yaml"], "recipe: no file nowhere.yaml"),
+        (["--recipe", "nowhere.yaml"], "--recipe: no file nowhere.yaml"),
         (["--modalities", "skeleton,inertial,rgb"], "no modality named 'rgb'"),
         (["--tables", "actions,head"], "no table named 'head' (did you mean 'heads'?)"),
     ],
